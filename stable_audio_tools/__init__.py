@@ -1,0 +1,18 @@
+"""Train, fine-tune and run generative audio models described by JSON configs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stable_audio_tools.optional import lazy
+
+if TYPE_CHECKING:
+    from stable_audio_tools.models.factory import create_model_from_config, create_model_from_config_path
+
+__version__ = "0.1.0"
+__all__ = ["create_model_from_config", "create_model_from_config_path"]
+__getattr__ = lazy(
+    __name__,
+    create_model_from_config="stable_audio_tools.models.factory",
+    create_model_from_config_path="stable_audio_tools.models.factory",
+)

@@ -1,0 +1,193 @@
+"""Check a whole config: trunk, parts, and what must agree between them. All mistakes at once; nothing is imported or built."""
+
+from __future__ import annotations
+
+import logging
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from stable_audio_tools.config.base import Component, Strict
+from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS, ModelConfig, PretransformBlock
+from stable_audio_tools.config.source import Source, read_source
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.families import DATASETS
+from stable_audio_tools.registry import Mistake, unknown_name
+from stable_audio_tools.registry.schema import Location, mistakes_of, path_text, without_comments
+
+logger = logging.getLogger(__name__)
+_warned: set[tuple[str, str]] = set()
+
+
+def check_model_config(data: Any) -> list[Mistake]:
+    """Every mistake (and warning) in a model config, given as plain data."""
+    if not isinstance(data, Mapping):
+        return [Mistake((), f"a model config is an object, got {data!r:.60}")]
+    model_type = data.get("model_type")
+    if model_type is None:
+        return [Mistake((), f"model_type: required key is missing; one of {', '.join(MODEL_CONFIGS)}", "missing")]
+    if not isinstance(model_type, str) or model_type not in MODEL_CONFIGS:
+        return [Mistake(("model_type",), unknown_name("model_type", str(model_type), list(MODEL_CONFIGS)), "unknown_type")]
+    return _check_trunk(MODEL_CONFIGS[model_type], without_comments(data), ())
+
+
+def check_dataset_config(data: Any) -> list[Mistake]:
+    """Every mistake in a dataset config, given as plain data."""
+    if not isinstance(data, Mapping):
+        return [Mistake((), f"a dataset config is an object, got {data!r:.60}")]
+    kind = data.get("dataset_type")
+    if kind is None:
+        return [Mistake((), f"dataset_type: required key is missing; one of {', '.join(DATASETS.names())}", "missing")]
+    if not isinstance(kind, str) or kind not in DATASETS:
+        return [Mistake(("dataset_type",), unknown_name("dataset_type", str(kind), DATASETS.names()), "unknown_type")]
+    return DATASETS.check(kind, {key: value for key, value in data.items() if key != "dataset_type"})
+
+
+def check_source(source: Source) -> list[Mistake]:
+    """Check a config of either kind, told apart by its ``model_type`` or ``dataset_type``."""
+    data = source.data
+    if isinstance(data, Mapping) and "dataset_type" in data and "model_type" not in data:
+        return check_dataset_config(data)
+    if isinstance(data, Mapping) and "model_type" not in data:
+        return [Mistake((), "needs model_type (a model config) or dataset_type (a dataset config)", "missing")]
+    return check_model_config(data)
+
+
+def parse_model_config(config: str | Path | Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
+    """Read a model config into its typed, frozen form. The argument is read, never written.
+
+    Args:
+        config: Path of a JSON file, or the config itself.
+        strict: Refuse unknown trunk keys and check ``training`` too, as training does. Otherwise an unknown trunk key is warned about
+            once and dropped, since published configs have some, and ``training`` is left out.
+
+    Raises:
+        ConfigError: With every mistake, one per line.
+    """
+    source = read_source(config, name="model config")
+    data: Any = without_comments(source.data)
+    if not strict and isinstance(data, dict):
+        cast("dict[str, Any]", data).pop("training", None)
+    mistakes = check_model_config(data)
+    dropped = [m for m in mistakes if m.kind == "unknown_key" and not strict and _is_trunk(data, m.location)]
+    for mistake, line in [(m, source.report([m])[0]) for m in mistakes if m in dropped or m.kind == "warning"]:
+        if (line, mistake.message) not in _warned:
+            _warned.add((line, mistake.message))
+            logger.warning("%s%s", line, " (ignored)" if mistake in dropped else "")
+    errors = [m for m in mistakes if m.kind != "warning" and m not in dropped]
+    if errors:
+        raise ConfigError("\n".join(source.report(errors)))
+    for mistake in dropped:
+        _remove(data, mistake.location)
+    return MODEL_CONFIGS[data["model_type"]].model_validate(data)
+
+
+def _is_trunk(data: Any, location: Location) -> bool:
+    """Whether an unknown key stands in a trunk object, rather than in the config of a part."""
+    for end in range(1, len(location)):
+        parent: Any = data
+        for item in location[: end - 1]:
+            parent = parent[item]
+        if location[end - 1] in ("config", "distribution_shift_options") and "type" in parent and parent["type"] != "autoencoder":
+            return False
+    return True
+
+
+def _remove(data: Any, location: Location) -> None:
+    for item in location[:-1]:
+        data = data[item]
+    del data[location[-1]]
+
+
+def _check_trunk(model: type[Strict], data: Any, location: Location) -> list[Mistake]:
+    """Mistakes of one trunk object and of everything below it."""
+    found: list[Mistake] = []
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        found = [m.under(*location) for m in mistakes_of(error, data, known=lambda at: _keys_at(model, at))]
+    return found + _check_nested(model, data, location)
+
+
+def _check_nested(model: type[Strict], data: Any, location: Location) -> list[Mistake]:
+    """Mistakes that validating the trunk does not see: those of its parts, and conflicts between values."""
+    found: list[Mistake] = []
+    if issubclass(model, Component):
+        found += _check_component(model, data, location)
+    try:
+        found += [mistake.under(*location) for mistake in _safe_conflicts(model.model_validate(data))]
+    except ValidationError:
+        pass  # reported by the validation of the whole
+    for child, value, child_location in _children(model, data, location):
+        found += _check_nested(child, value, child_location)
+    return found
+
+
+def _check_component(block: type[Component], data: Any, location: Location) -> list[Mistake]:
+    name, config = data.get("type"), data.get("config", {})
+    if not isinstance(name, str) or not isinstance(config, Mapping):
+        return []  # reported by the parent
+    registry = block.registry()
+    try:
+        trunk = TRUNK_CONFIGS.get(registry.part(name).facts.get("trunk", ""))
+        if trunk is not None:
+            return _check_trunk(trunk, config, (*location, "config"))
+        found = registry.check(name, cast("Mapping[str, Any]", config))
+        nested = [
+            mistake
+            for parameter in registry.schema(name).parameters
+            if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Strict) and parameter.name in config
+            for mistake in _check_nested(parameter.annotation, config[parameter.name], (*location, "config", parameter.name))
+        ]
+    except ConfigError as error:
+        return [Mistake((*location, "type"), str(error), "unknown_type")]
+    return [mistake.under(*location, "config") for mistake in found] + nested
+
+
+def _safe_conflicts(parsed: Strict) -> list[Mistake]:
+    """Cross-checks of one object. They look into parts, so an unknown part (reported elsewhere) ends them."""
+    try:
+        return list(parsed.conflicts())
+    except ConfigError:
+        return []
+
+
+def _children(model: type[BaseModel], data: Any, location: Location) -> Iterator[tuple[type[Strict], Any, Location]]:
+    """Trunk objects directly below ``data``: (type, data, location)."""
+    if not isinstance(data, Mapping):
+        return
+    for name, field in model.model_fields.items():
+        value = cast("Mapping[str, Any]", data).get(name)
+        for candidate in _trunk_types(field.annotation):
+            if isinstance(value, Mapping):
+                yield candidate, value, (*location, name)
+            elif isinstance(value, list):
+                for index, item in enumerate(cast("list[Any]", value)):
+                    if isinstance(item, Mapping):
+                        yield candidate, item, (*location, name, index)
+
+
+def _trunk_types(annotation: Any) -> Iterator[type[Strict]]:
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _trunk_types(argument)
+
+
+def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
+    here: type[BaseModel] = model
+    for item in location:
+        if isinstance(item, int):
+            continue
+        field = here.model_fields.get(item)
+        inner = next(_trunk_types(field.annotation), None) if field else None
+        if inner is None:
+            return []
+        here = inner
+    return list(here.model_fields)
+
+
+__all__ = ["PretransformBlock", "check_dataset_config", "check_model_config", "check_source", "parse_model_config", "path_text"]

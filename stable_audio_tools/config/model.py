@@ -1,0 +1,289 @@
+"""The trunk of a model config: what every model of a type has, whatever it is built of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_mistakes
+from stable_audio_tools.config.training import AutoencoderTraining, DiffusionCondTraining
+from stable_audio_tools.families import OBJECTIVES, SHIFTS
+from stable_audio_tools.registry import Mistake
+
+INJECTED_IDS = ("inpaint_mask", "inpaint_masked_input")  # conditions that training and inference add, not a conditioner
+
+
+class EncoderBlock(Component):
+    """Audio to latents."""
+
+    family: ClassVar[str] = "ENCODERS"
+    requires_grad: bool = True
+
+
+class DecoderBlock(Component):
+    """Latents to audio."""
+
+    family: ClassVar[str] = "DECODERS"
+    requires_grad: bool = True
+    soft_clip: bool = False
+
+
+class BottleneckBlock(Component):
+    """What happens to the encoder's output before it is called a latent."""
+
+    family: ClassVar[str] = "BOTTLENECKS"
+    requires_grad: bool = True
+
+
+class PretransformBlock(Component):
+    """A fixed (or, with ``enable_grad``, trained) transform between audio and what the model works on."""
+
+    family: ClassVar[str] = "PRETRANSFORMS"
+    enable_grad: bool = False
+    scale: float = 1.0
+    model_half: bool = False
+    iterate_batch: bool = False
+    chunked: bool = False
+
+    def ratio(self) -> int | None:
+        """Samples per step of its output, if it can be told from the config."""
+        key = self.fact("ratio_key")
+        return self.config.get(key, self.value(key)) if key else None
+
+    def width(self) -> int | None:
+        """Channels of its output, if they can be told from the config."""
+        key = self.fact("width_key")
+        return self.config.get(key, self.value(key)) if key else None
+
+
+class AutoencoderModel(Strict):
+    """``model`` of an autoencoder; also the ``config`` of an ``autoencoder`` pretransform."""
+
+    encoder: EncoderBlock
+    decoder: DecoderBlock
+    bottleneck: BottleneckBlock | None = None
+    pretransform: PretransformBlock | None = None
+    latent_dim: PositiveInt
+    downsampling_ratio: PositiveInt
+    io_channels: PositiveInt
+    in_channels: PositiveInt | None = None
+    out_channels: PositiveInt | None = None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from self._ratio_conflicts()
+        yield from self._width_conflicts()
+
+    def _ratio_conflicts(self) -> Iterator[Mistake]:
+        inner = 1 if self.pretransform is None else self.pretransform.ratio()
+        for name, block in (("encoder", self.encoder), ("decoder", self.decoder)):
+            key, strides = _strides(block)
+            if strides is None or inner is None:
+                continue
+            product = math.prod(strides) * inner
+            if product != self.downsampling_ratio:
+                through = f" times the pretransform's {inner}" if inner != 1 else ""
+                yield Mistake(
+                    ("downsampling_ratio",),
+                    f"is {self.downsampling_ratio}, but {name}.config.{key} {strides} multiply to {math.prod(strides)}{through}"
+                    f"{f' = {product}' if through else ''}",
+                    "conflict",
+                )
+
+    def _width_conflicts(self) -> Iterator[Mistake]:
+        bottleneck = self.bottleneck
+        factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
+        width = self.encoder.value("latent_dim")
+        if width is not None and width != factor * self.latent_dim:
+            why = f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale" if bottleneck and factor == 2 else "latent_dim"
+            yield Mistake(
+                ("encoder", "config", "latent_dim"), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict"
+            )
+        added = (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
+        width = self.decoder.value("latent_dim")
+        if width is not None and width != self.latent_dim + added:
+            why = f"latent_dim + noise_augment_dim {added}" if added else "latent_dim"
+            yield Mistake(("decoder", "config", "latent_dim"), f"is {width}, but must be {self.latent_dim + added} ({why})", "conflict")
+        if self.pretransform is None:
+            for block, name, key, wanted in (
+                (self.encoder, "encoder", "in_channels", self.in_channels or self.io_channels),
+                (self.decoder, "decoder", "out_channels", self.out_channels or self.io_channels),
+            ):
+                channels = block.value(key)
+                if channels is not None and channels != wanted:
+                    yield Mistake((name, "config", key), f"is {channels}, but the model has {wanted} (io_channels)", "conflict")
+
+
+class ConditionerBlock(Component):
+    """One condition: the metadata key it reads, and the part that embeds it."""
+
+    family: ClassVar[str] = "CONDITIONERS"
+    id: str
+
+    def width(self, cond_dim: int) -> int:
+        """Channels of the embedding."""
+        return self.config.get("output_dim", cond_dim)
+
+
+class ConditioningModel(Strict):
+    """All conditions of a model."""
+
+    configs: list[ConditionerBlock]
+    cond_dim: PositiveInt
+    default_keys: dict[str, str] = {}
+    pre_encoded_keys: list[str] = []
+
+    def conflicts(self) -> Iterator[Mistake]:
+        ids = [block.id for block in self.configs]
+        for index, block in enumerate(self.configs):
+            if block.id in ids[:index]:
+                yield Mistake(("configs", index, "id"), f"{block.id!r} is used twice; the first one would be lost", "conflict")
+            if "." in block.id or not block.id:
+                yield Mistake(("configs", index, "id"), f"must be a non-empty name without '.', got {block.id!r}", "conflict")
+        for key in ("default_keys", "pre_encoded_keys"):
+            for item in getattr(self, key):
+                if item not in ids:
+                    yield Mistake((key,), f"{item!r} is not an id in conditioning.configs: {', '.join(ids)}", "conflict")
+
+
+class DiffusionBlock(Component):
+    """The denoising network, and how conditions reach it."""
+
+    family: ClassVar[str] = "BACKBONES"
+    diffusion_objective: str = "v"
+    cross_attention_cond_ids: list[str] = []
+    global_cond_ids: list[str] = []
+    input_concat_ids: list[str] = []
+    prepend_cond_ids: list[str] = []
+    distribution_shift_options: dict[str, Any] | None = None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from part_mistakes(OBJECTIVES, self.diffusion_objective, ("diffusion_objective",), None, ())
+        if self.distribution_shift_options is not None:
+            location = ("distribution_shift_options",)
+            name, options = shift_of(self.distribution_shift_options)
+            yield from part_mistakes(SHIFTS, name, (*location, "type"), options, location)
+
+
+def shift_of(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a distribution shift. Without ``type`` it is the one that version 0.0.19 knew."""
+    return options.get("type", "full"), {key: value for key, value in options.items() if key != "type"}
+
+
+class DiffusionCondModel(Strict):
+    """``model`` of a conditional diffusion model."""
+
+    diffusion: DiffusionBlock
+    io_channels: PositiveInt
+    pretransform: PretransformBlock | None = None
+    conditioning: ConditioningModel | None = None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from self._id_conflicts()
+        yield from self._cond_width_conflicts()
+        yield from self._channel_conflicts()
+
+    def _id_conflicts(self) -> Iterator[Mistake]:
+        known = [block.id for block in self.conditioning.configs] if self.conditioning else []
+        for key in ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids"):
+            for index, name in enumerate(getattr(self.diffusion, key)):
+                if name not in known and name not in INJECTED_IDS:
+                    there = f"; it has: {', '.join(known)}" if known else "; there are none"
+                    yield Mistake(("diffusion", key, index), f"{name!r} is not an id in conditioning.configs{there}", "conflict")
+
+    def _cond_width_conflicts(self) -> Iterator[Mistake]:
+        diffusion, conditioning = self.diffusion, self.conditioning
+        if conditioning is None:
+            return
+        widths = {block.id: block.width(conditioning.cond_dim) for block in conditioning.configs}
+        for key, ids in (("cond_token_dim", diffusion.cross_attention_cond_ids), ("prepend_cond_dim", diffusion.prepend_cond_ids)):
+            wanted = diffusion.value(key)
+            for name in ids:
+                if wanted is not None and name in widths and widths[name] != wanted:
+                    yield Mistake(
+                        ("diffusion", "config", key), f"is {wanted}, but condition {name!r} has {widths[name]} channels (cond_dim)", "conflict"
+                    )
+                    break
+        wanted, ids = diffusion.value("global_cond_dim"), diffusion.global_cond_ids
+        if wanted is not None and ids and all(name in widths for name in ids) and sum(widths[name] for name in ids) != wanted:
+            total = " + ".join(str(widths[name]) for name in ids)
+            yield Mistake(
+                ("diffusion", "config", "global_cond_dim"), f"is {wanted}, but global_cond_ids {', '.join(ids)} have {total} channels", "conflict"
+            )
+
+    def _channel_conflicts(self) -> Iterator[Mistake]:
+        width = self.pretransform.width() if self.pretransform else None
+        if width is not None and width != self.io_channels:
+            yield Mistake(("io_channels",), f"is {self.io_channels}, but the pretransform gives {width} channels (its latent_dim)", "conflict")
+        channels = self.diffusion.value("io_channels")
+        if channels is not None and channels != self.io_channels:
+            yield Mistake(("diffusion", "config", "io_channels"), f"is {channels}, but model.io_channels is {self.io_channels}", "conflict")
+
+    def input_multiple(self) -> int | None:
+        """Audio lengths that the model takes are multiples of this, in samples."""
+        ratio = 1 if self.pretransform is None else self.pretransform.ratio()
+        return ratio and ratio * (self.diffusion.value("patch_size") or 1)
+
+
+class ModelConfig(Strict):
+    """A whole model config. Subclasses fix ``model_type``, ``model`` and ``training``."""
+
+    model_type: str
+    sample_rate: PositiveInt
+    sample_size: PositiveInt | None = None
+    audio_channels: PositiveInt = 2
+    model: Any
+    training: Any = None
+
+    def input_multiple(self) -> int | None:
+        """Audio lengths that the model takes are multiples of this, in samples, if it can be told."""
+        return None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        multiple = self.input_multiple()
+        if multiple and self.sample_size and self.sample_size % multiple:
+            rounded = round(self.sample_size / multiple) * multiple
+            yield Mistake(
+                ("sample_size",), f"warning: {self.sample_size} is not a multiple of {multiple} samples, the model's step; {rounded} is", "warning"
+            )
+
+
+class AutoencoderConfig(ModelConfig):
+    """An audio autoencoder."""
+
+    model_type: Literal["autoencoder"]
+    model: AutoencoderModel
+    training: AutoencoderTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.downsampling_ratio
+
+
+class DiffusionCondConfig(ModelConfig):
+    """A conditional diffusion model."""
+
+    model_type: Literal["diffusion_cond"]
+    model: DiffusionCondModel
+    training: DiffusionCondTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.input_multiple()
+
+
+MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {"autoencoder": AutoencoderConfig, "diffusion_cond": DiffusionCondConfig}
+TRUNK_CONFIGS: Mapping[str, type[Strict]] = {"AutoencoderModel": AutoencoderModel}  # trunk objects that are the config of a part
+
+
+def _strides(block: Component) -> tuple[str, list[int] | None]:
+    for key in ("strides", "ratios", "rates"):
+        value = block.value(key)
+        if value is not None:
+            return key, list(value)
+    return "strides", None
+
+
+__all__ = [
+    "MODEL_CONFIGS", "TRUNK_CONFIGS", "AutoencoderConfig", "AutoencoderModel", "BottleneckBlock", "ConditionerBlock", "ConditioningModel",
+    "DecoderBlock", "DiffusionBlock", "DiffusionCondConfig", "DiffusionCondModel", "EncoderBlock", "ModelConfig",
+    "PretransformBlock",
+]  # fmt: skip

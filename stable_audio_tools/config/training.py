@@ -1,0 +1,184 @@
+"""The ``training`` section of a model config, per model type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from stable_audio_tools.config.base import Component, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.families import TIMESTEPS
+from stable_audio_tools.registry import Mistake
+
+
+class OptimizerBlock(Strict):
+    """An optimizer of ``torch.optim``, by class name."""
+
+    type: str
+    config: dict[str, Any] = {}
+
+
+class SchedulerBlock(Strict):
+    """``InverseLR``, or a scheduler of ``torch.optim.lr_scheduler`` by class name; stepped once per optimizer step."""
+
+    type: str
+    config: dict[str, Any] = {}
+
+
+class OptimizerConfig(Strict):
+    """How one group of parameters is updated."""
+
+    optimizer: OptimizerBlock
+    scheduler: SchedulerBlock | None = None
+
+
+# ---- losses of autoencoders -------------------------------------------------------------------------------------------------------
+
+
+class SpectralWeights(Strict):
+    """Weights of the multi-resolution STFT loss."""
+
+    mrstft: float
+
+
+class SpectralLoss(Strict):
+    """Multi-resolution STFT loss; ``config`` goes to it."""
+
+    type: str | None = None  # published configs name one; there is one
+    config: dict[str, Any]
+    weights: SpectralWeights
+    decay: float = 1.0
+
+
+class TimeWeights(Strict):
+    """Weights of losses on the waveform."""
+
+    l1: float = 0.0
+    l2: float = 0.0
+
+
+class TimeLoss(Strict):
+    """Losses on the waveform."""
+
+    type: str | None = None
+    config: dict[str, Any] = {}
+    weights: TimeWeights
+    decay: float = 1.0
+
+
+class DiscriminatorWeights(Strict):
+    """Weights of the adversarial game."""
+
+    adversarial: float
+    feature_matching: float
+
+
+class DiscriminatorBlock(Component):
+    """The adversary."""
+
+    family: ClassVar[str] = "DISCRIMINATORS"
+    weights: DiscriminatorWeights
+
+
+class BottleneckWeights(Strict):
+    """Weight of the bottleneck's own loss term."""
+
+    kl: float | None = None
+    mmd: float | None = None
+
+
+class BottleneckLoss(Strict):
+    """The bottleneck's own loss term."""
+
+    type: str | None = None
+    config: dict[str, Any] = {}
+    weights: BottleneckWeights
+
+
+class AutoencoderLosses(Strict):
+    """``loss_configs`` of an autoencoder. Without ``discriminator`` there is no adversarial training."""
+
+    discriminator: DiscriminatorBlock | None = None
+    spectral: SpectralLoss
+    time: TimeLoss | None = None
+    bottleneck: BottleneckLoss | None = None
+
+
+class AutoencoderDemo(Strict):
+    """When to write reconstructions."""
+
+    demo_every: PositiveInt = 2000
+
+
+class AutoencoderOptimizers(Strict):
+    """Optimizers by what they update."""
+
+    autoencoder: OptimizerConfig
+    discriminator: OptimizerConfig | None = None
+
+
+class AutoencoderTraining(Strict):
+    """``training`` of an autoencoder."""
+
+    learning_rate: float | None = None
+    warmup_steps: NonNegativeInt = 0
+    encoder_freeze_on_warmup: bool = False
+    use_ema: bool = False
+    loss_configs: AutoencoderLosses | None = None
+    optimizer_configs: AutoencoderOptimizers | None = None
+    force_input_mono: bool = False
+    latent_mask_ratio: Probability = 0.0
+    demo: AutoencoderDemo = AutoencoderDemo()
+
+    def conflicts(self) -> Iterator[Mistake]:
+        if self.optimizer_configs is None and self.learning_rate is None:
+            yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
+        adversary = self.loss_configs is None or self.loss_configs.discriminator is not None
+        if self.optimizer_configs is not None and adversary and self.optimizer_configs.discriminator is None:
+            yield Mistake(("optimizer_configs",), "needs a 'discriminator' optimizer, since there is a discriminator", "missing")
+
+
+# ---- conditional diffusion --------------------------------------------------------------------------------------------------------
+
+
+class DiffusionCondDemo(Strict):
+    """What to generate while training, and how often."""
+
+    demo_every: PositiveInt = 2000
+    demo_steps: PositiveInt = 250
+    num_demos: PositiveInt
+    demo_cfg_scales: list[float]
+    demo_cond: list[dict[str, Any]] = []
+    demo_cond_from_batch: bool = False
+
+    def conflicts(self) -> Iterator[Mistake]:
+        if not self.demo_cond_from_batch and len(self.demo_cond) != self.num_demos:
+            yield Mistake(("num_demos",), f"is {self.num_demos}, but demo_cond has {len(self.demo_cond)} entries", "conflict")
+
+
+class DiffusionOptimizers(Strict):
+    """Optimizers by what they update."""
+
+    diffusion: OptimizerConfig
+
+
+class DiffusionCondTraining(Strict):
+    """``training`` of a conditional diffusion model."""
+
+    learning_rate: float | None = None
+    optimizer_configs: DiffusionOptimizers | None = None
+    use_ema: bool = True
+    mask_padding: bool = False
+    mask_padding_dropout: Probability = 0.0
+    log_loss_info: bool = False
+    pre_encoded: bool = False
+    cfg_dropout_prob: Probability = 0.1
+    timestep_sampler: str = "uniform"
+    timestep_sampler_options: dict[str, Any] = {}
+    p_one_shot: Probability = 0.0
+    demo: DiffusionCondDemo | None = None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        if self.optimizer_configs is None and self.learning_rate is None:
+            yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
+        options = ("timestep_sampler_options",)
+        yield from part_mistakes(TIMESTEPS, self.timestep_sampler, ("timestep_sampler",), self.timestep_sampler_options, options)

@@ -1,0 +1,39 @@
+"""Every error that a user of the library can cause.
+
+::
+
+    StableAudioError
+    |-- ConfigError          a config file says something impossible        (also a ValueError)
+    |-- CheckpointError      a weights file is broken or does not fit        (also a ValueError)
+    |-- AudioError           an audio file or tensor cannot be used          (also a ValueError)
+    |-- DataError            a dataset has nothing usable in it              (also a ValueError)
+    `-- MissingExtraError    an optional dependency is not installed         (also an ImportError)
+
+A message says where, what was wrong, what was given, and what is allowed or what to do next.
+"""
+
+from __future__ import annotations
+
+
+class StableAudioError(Exception):
+    """Base of all errors raised on purpose by this library."""
+
+
+class ConfigError(StableAudioError, ValueError):
+    """A configuration is wrong. The message holds one line per mistake, in file order."""
+
+
+class CheckpointError(StableAudioError, ValueError):
+    """A checkpoint cannot be read, or does not fit the model it is meant for."""
+
+
+class AudioError(StableAudioError, ValueError):
+    """Audio cannot be decoded, encoded or used as asked. The message names the file when there is one."""
+
+
+class DataError(StableAudioError, ValueError):
+    """A dataset cannot deliver what was asked of it."""
+
+
+class MissingExtraError(StableAudioError, ImportError):
+    """An optional dependency is needed and not installed."""

@@ -1,0 +1,56 @@
+"""Every family of interchangeable parts, and where its parts live: the map of the library.
+
+Adding a part means one new file (or class) in the family's home; nothing here changes. This module imports neither torch nor any part.
+"""
+
+from __future__ import annotations
+
+from stable_audio_tools.registry import Registry
+
+MODELS = Registry("MODELS", family="model type", homes=("models.autoencoders", "models.diffusion"), given=("config",))
+ENCODERS = Registry("ENCODERS", family="encoder", homes=("models.autoencoders",))
+DECODERS = Registry("DECODERS", family="decoder", homes=("models.autoencoders",))
+BOTTLENECKS = Registry("BOTTLENECKS", family="bottleneck", homes=("models.bottlenecks",))
+PRETRANSFORMS = Registry("PRETRANSFORMS", family="pretransform", homes=("models.pretransforms",), given=("block", "sample_rate"))
+CONDITIONERS = Registry(
+    "CONDITIONERS", family="conditioner", homes=("models.conditioners",), given=("output_dim",), configurable_given=("output_dim",)
+)
+BACKBONES = Registry("BACKBONES", family="diffusion backbone", homes=("models.diffusion",), given=("diffusion_objective",))
+
+OBJECTIVES = Registry("OBJECTIVES", family="diffusion objective", homes=("sampling.objectives",))
+SHIFTS = Registry("SHIFTS", family="distribution shift", homes=("sampling.shifts",))
+TIMESTEPS = Registry("TIMESTEPS", family="timestep sampler", homes=("sampling.timesteps",))
+SAMPLERS = Registry("SAMPLERS", family="sampler", homes=("sampling.samplers",))
+
+DATASETS = Registry(
+    "DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir")
+)
+
+DISCRIMINATORS = Registry("DISCRIMINATORS", family="discriminator", homes=("training.discriminators",), given=("in_channels",))
+SCHEDULERS = Registry("SCHEDULERS", family="scheduler", homes=("training.schedulers",), given=("optimizer",))
+WRAPPERS = Registry("WRAPPERS", family="training wrapper", homes=("training",), given=("model", "config"))
+DEMOS = Registry("DEMOS", family="training demo", homes=("training.demos",), given=("config",))
+
+ALL = (
+    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, OBJECTIVES, SHIFTS, TIMESTEPS, SAMPLERS, DATASETS,
+    DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
+)  # fmt: skip
+
+
+def family(name: str) -> Registry:
+    """Find a registry by its family's name, singular or plural, with spaces or dashes.
+
+    Raises:
+        ConfigError: If there is no such family; the message lists them.
+
+    >>> family("bottlenecks").symbol
+    'BOTTLENECKS'
+    """
+    from stable_audio_tools.errors import ConfigError
+    from stable_audio_tools.registry import unknown_name
+
+    wanted = name.lower().replace("-", " ").replace("_", " ")
+    for registry in ALL:
+        if wanted in (registry.family, registry.family + "s", registry.symbol.lower().replace("_", " "), registry.family.split()[-1]):
+            return registry
+    raise ConfigError(unknown_name("family", name, [registry.family for registry in ALL]))

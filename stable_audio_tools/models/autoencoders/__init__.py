@@ -1,0 +1,6 @@
+"""Autoencoders: audio to latents and back."""
+
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.autoencoders.oobleck import OobleckDecoder, OobleckEncoder
+
+__all__ = ["AudioAutoencoder", "OobleckDecoder", "OobleckEncoder"]

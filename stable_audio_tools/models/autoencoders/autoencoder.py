@@ -1,0 +1,234 @@
+"""AudioAutoencoder: encoder, bottleneck and decoder as one model of audio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stable_audio_tools.audio import resample, set_audio_channels
+from stable_audio_tools.config.model import AutoencoderConfig
+from stable_audio_tools.errors import AudioError
+from stable_audio_tools.families import DECODERS, ENCODERS, MODELS
+from stable_audio_tools.models.autoencoders.chunking import map_chunks
+from stable_audio_tools.models.bottlenecks.base import Bottleneck
+from stable_audio_tools.models.bottlenecks.build import build_bottleneck
+from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.models.pretransforms.build import build_pretransform
+
+
+class AudioAutoencoder(nn.Module):
+    """Audio (B, C, T) to latents (B, D, L) and back, with L = T / downsampling_ratio.
+
+    Args:
+        encoder: (B, C, T) -> (B, W, L); None passes audio through.
+        decoder: (B, D, L) -> (B, C, T)
+        latent_dim: Channels D of the latents.
+        downsampling_ratio: Audio samples per latent frame.
+        sample_rate: In Hz.
+        io_channels: Audio channels.
+        bottleneck: Between encoder and decoder; None is the identity.
+        pretransform: Applied to audio before the encoder, and inverted after the decoder.
+        in_channels: Audio channels of the input, if they differ from ``io_channels``.
+        out_channels: Audio channels of the output, if they differ from ``io_channels``.
+        soft_clip: End decoding with tanh.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module | None,
+        decoder: nn.Module,
+        latent_dim: int,
+        downsampling_ratio: int,
+        sample_rate: int,
+        io_channels: int = 2,
+        bottleneck: Bottleneck | None = None,
+        pretransform: Pretransform | None = None,
+        in_channels: int | None = None,
+        out_channels: int | None = None,
+        soft_clip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.downsampling_ratio = downsampling_ratio
+        self.sample_rate = sample_rate
+        self.latent_dim = latent_dim
+        self.io_channels = io_channels
+        self.in_channels = in_channels if in_channels is not None else io_channels
+        self.out_channels = out_channels if out_channels is not None else io_channels
+        self.min_length = downsampling_ratio
+        self.encoder = encoder
+        self.decoder = decoder
+        self.bottleneck = bottleneck
+        self.pretransform = pretransform
+        self.soft_clip = soft_clip
+        self.is_discrete = bottleneck is not None and bottleneck.is_discrete
+
+    def encode(
+        self,
+        audio: Tensor,
+        skip_bottleneck: bool = False,
+        return_info: bool = False,
+        skip_pretransform: bool = False,
+        iterate_batch: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Encode a batch at the model's rate and channel count.
+
+        Args:
+            audio: (B, C, T); T should be a multiple of ``downsampling_ratio``.
+            skip_bottleneck: Return the encoder's output.
+            return_info: Also return a dict with ``pre_bottleneck_latents`` and what the bottleneck reports (losses, tokens).
+            skip_pretransform: ``audio`` is already transformed.
+            iterate_batch: One item at a time through transform and encoder, to save memory. The bottleneck sees the whole batch.
+            **kwargs: For the bottleneck.
+
+        Returns:
+            Latents (B, D, L), or (latents, info).
+        """
+        if self.pretransform is not None and not skip_pretransform:
+            with nullcontext() if self.pretransform.enable_grad else torch.no_grad():
+                audio = _per_item(self.pretransform.encode, audio, iterate_batch)
+        latents = audio if self.encoder is None else _per_item(self.encoder, audio, iterate_batch)  # (B, W, L)
+        info: dict[str, Any] = {"pre_bottleneck_latents": latents}
+        if self.bottleneck is not None and not skip_bottleneck:
+            latents, bottleneck_info = self.bottleneck.encode(latents, return_info=True, **kwargs)
+            info.update(bottleneck_info)
+        return (latents, info) if return_info else latents
+
+    def decode(self, latents: Tensor, skip_bottleneck: bool = False, iterate_batch: bool = False, **kwargs: Any) -> Tensor:
+        """Decode a batch.
+
+        Args:
+            latents: (B, D, L)
+            skip_bottleneck: ``latents`` are already what the decoder takes.
+            iterate_batch: One item at a time, to save memory.
+            **kwargs: For the decoder.
+
+        Returns:
+            Audio (B, C, T).
+        """
+        if self.bottleneck is not None and not skip_bottleneck:
+            latents = self.bottleneck.decode(latents)
+        audio = _per_item(lambda item: self.decoder(item, **kwargs), latents, iterate_batch)
+        if self.pretransform is not None:
+            with nullcontext() if self.pretransform.enable_grad else torch.no_grad():
+                audio = _per_item(self.pretransform.decode, audio, iterate_batch)
+        return torch.tanh(audio) if self.soft_clip else audio
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Reconstruct: (B, C, T) -> (B, C, T)."""
+        return self.decode(self.encode(audio))
+
+    def preprocess_audio_for_encoder(self, audio: Tensor, in_sr: int) -> Tensor:
+        """One clip of any rate, length and channel count -> (1, C, T) as the encoder wants it.
+
+        Args:
+            audio: (T,), (C, T) or (1, C, T)
+            in_sr: Its rate, in Hz.
+        """
+        return self.preprocess_audio_list_for_encoder([audio], [in_sr])
+
+    def preprocess_audio_list_for_encoder(self, audio_list: Sequence[Tensor], in_sr_list: int | Sequence[int]) -> Tensor:
+        """Clips of any rate, length and channel count -> one batch, zero-padded to a common multiple of ``min_length``.
+
+        Args:
+            audio_list: Each (T,), (C, T) or (1, C, T).
+            in_sr_list: Their rate, or one rate each, in Hz.
+
+        Returns:
+            (B, C, T)
+
+        Raises:
+            AudioError: If the numbers of clips and rates differ, or a clip has an impossible shape.
+        """
+        rates = [in_sr_list] * len(audio_list) if isinstance(in_sr_list, int) else list(in_sr_list)
+        if len(rates) != len(audio_list) or not audio_list:
+            raise AudioError(f"need as many sample rates as clips and at least one clip, got {len(rates)} and {len(audio_list)}")
+        clips: list[Tensor] = []
+        for clip, rate in zip(audio_list, rates, strict=True):
+            clip = clip.squeeze(0) if clip.dim() == 3 and clip.shape[0] == 1 else clip
+            clip = clip[None] if clip.dim() == 1 else clip
+            if clip.dim() != 2:
+                raise AudioError(f"a clip must be (T,), (C, T) or (1, C, T), got {tuple(clip.shape)}")
+            clips.append(resample(clip, rate, self.sample_rate))  # (C, T)
+        longest = max(clip.shape[-1] for clip in clips)
+        padded = math.ceil(longest / self.min_length) * self.min_length
+        return torch.stack([
+            set_audio_channels(F.pad(clip, (0, padded - clip.shape[-1]))[None], self.in_channels)[0] for clip in clips
+        ])  # (B, C, T)
+
+    def encode_audio(self, audio: Tensor, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **kwargs: Any) -> Tensor:
+        """`encode`, optionally in chunks.
+
+        Args:
+            audio: (B, C, T)
+            chunked: Encode overlapping chunks one after the other. A ``vae`` bottleneck then draws its noise per chunk.
+            overlap: Latent frames that neighbouring chunks share; exact when half of it covers the receptive field.
+            chunk_size: Latent frames per chunk.
+            **kwargs: For `encode`.
+        """
+        if not chunked:
+            return self.encode(audio, **kwargs)
+        ratio = int(self.downsampling_ratio)
+        return map_chunks(
+            audio,
+            lambda chunk: self.encode(chunk, **kwargs),
+            chunk_length=chunk_size * ratio,
+            overlap_length=overlap * ratio,
+            ratio=Fraction(1, ratio),
+            trim=overlap // 2,
+        )
+
+    def decode_audio(self, latents: Tensor, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **kwargs: Any) -> Tensor:
+        """`decode`, optionally in chunks.
+
+        Args:
+            latents: (B, D, L)
+            chunked: Decode overlapping chunks one after the other.
+            overlap: Latent frames that neighbouring chunks share.
+            chunk_size: Latent frames per chunk.
+            **kwargs: For `decode`.
+        """
+        if not chunked:
+            return self.decode(latents, **kwargs)
+        ratio = int(self.downsampling_ratio)
+        return map_chunks(
+            latents,
+            lambda chunk: self.decode(chunk, **kwargs),
+            chunk_length=chunk_size,
+            overlap_length=overlap,
+            ratio=Fraction(ratio),
+            trim=overlap // 2 * ratio,
+        )
+
+
+def _per_item(function: Any, batch: Tensor, iterate: bool) -> Tensor:
+    return torch.cat([function(item) for item in batch.split(1)]) if iterate else function(batch)
+
+
+@MODELS.register("autoencoder")
+def build_autoencoder(config: AutoencoderConfig) -> AudioAutoencoder:
+    """Build an autoencoder from its typed config. Encoder, decoder, pretransform and bottleneck draw their weights in this order."""
+    model = config.model
+    encoder = ENCODERS.build(model.encoder.type, model.encoder.config).requires_grad_(model.encoder.requires_grad)
+    decoder = DECODERS.build(model.decoder.type, model.decoder.config).requires_grad_(model.decoder.requires_grad)
+    pretransform = build_pretransform(model.pretransform, config.sample_rate) if model.pretransform else None
+    return AudioAutoencoder(
+        encoder,
+        decoder,
+        latent_dim=model.latent_dim,
+        downsampling_ratio=model.downsampling_ratio,
+        sample_rate=config.sample_rate,
+        io_channels=model.io_channels,
+        bottleneck=build_bottleneck(model.bottleneck) if model.bottleneck else None,
+        pretransform=pretransform,
+        in_channels=model.in_channels,
+        out_channels=model.out_channels,
+        soft_clip=model.decoder.soft_clip,
+    )

@@ -1,0 +1,57 @@
+"""Encode and decode long audio in overlapping chunks, so that memory does not grow with length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.errors import AudioError
+
+
+def map_chunks(
+    signal: Tensor, transform: Callable[[Tensor], Tensor], *, chunk_length: int, overlap_length: int, ratio: Fraction, trim: int
+) -> Tensor:
+    """Apply ``transform`` to overlapping chunks and join the results.
+
+    Half the overlap is cut from both sides of every inner seam, so the result equals one whole pass as long as that half covers the
+    transform's receptive field.
+
+    Args:
+        signal: (B, C, N)
+        transform: (B, C, n) -> (B, D, n * ratio)
+        chunk_length: Input steps per chunk.
+        overlap_length: Input steps that neighbours share; less than ``chunk_length``.
+        ratio: Output steps per input step.
+        trim: Output steps cut from each side of a seam.
+
+    Returns:
+        (B, D, N * ratio). A signal that is not longer than one chunk is transformed whole.
+
+    Raises:
+        AudioError: If the overlap is not smaller than the chunk.
+    """
+    if not 0 <= overlap_length < chunk_length:
+        raise AudioError(f"chunked coding: overlap must be at least 0 and smaller than chunk_size, got {overlap_length} and {chunk_length}")
+    length = signal.shape[-1]
+    if length <= chunk_length:
+        return transform(signal)
+    hop = chunk_length - overlap_length
+    starts = list(range(0, length - chunk_length + 1, hop))
+    if starts[-1] + chunk_length != length:
+        starts.append(length - chunk_length)
+    output_length = int(length * ratio)
+    output: Tensor | None = None
+    for index, start in enumerate(starts):
+        part = transform(signal[..., start : start + chunk_length])  # (B, D, n * ratio)
+        if output is None:
+            output = torch.zeros(*part.shape[:-1], output_length, dtype=part.dtype, device=part.device)
+        is_last = index == len(starts) - 1
+        # The last chunk is aligned by its end: some decoders give a sample less than asked for.
+        begin = output_length - part.shape[-1] if is_last else int(start * ratio)
+        left, right = trim if index else 0, 0 if is_last else trim
+        output[..., begin + left : begin + part.shape[-1] - right] = part[..., left : part.shape[-1] - right]
+    assert output is not None
+    return output

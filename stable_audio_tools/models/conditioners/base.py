@@ -1,0 +1,51 @@
+"""The contract of conditioners: from a list of metadata values to one embedding per item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.families import CONDITIONERS
+
+
+class Condition(NamedTuple):
+    """What a conditioner returns.
+
+    Attributes:
+        embedding: (B, S, D) for cross-attention, prepending and global use; (B, C, L) for input concatenation.
+        mask: (B, S), True (or 1) where the embedding means something; None if it was pre-encoded.
+    """
+
+    embedding: Tensor
+    mask: Tensor | None
+
+
+class Conditioner(nn.Module):
+    """Embeds one metadata value per item.
+
+    Args:
+        dim: Width of what the conditioner computes.
+        output_dim: Width that the model wants (the config's ``cond_dim``).
+        project_out: Have a linear layer at the end even if both widths agree.
+    """
+
+    def __init__(self, dim: int, output_dim: int, project_out: bool = False) -> None:
+        super().__init__()
+        self.dim = dim
+        self.output_dim = output_dim
+        self.proj_out: nn.Module = nn.Linear(dim, output_dim) if dim != output_dim or project_out else nn.Identity()
+
+    def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
+        """Embed ``values``, one per item, on ``device``."""
+        raise NotImplementedError
+
+
+def ones_mask(embedding: Tensor) -> Tensor:
+    """A mask that keeps every position of an embedding (B, S, D): (B, S)."""
+    return torch.ones(embedding.shape[:2], device=embedding.device)
+
+
+__all__ = ["CONDITIONERS", "Condition", "Conditioner", "ones_mask"]

@@ -1,0 +1,74 @@
+"""All conditioners of a model together: from metadata dictionaries to named conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from stable_audio_tools.config.model import ConditioningModel
+from stable_audio_tools.errors import DataError
+from stable_audio_tools.families import CONDITIONERS
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+
+
+class MultiConditioner(nn.Module):
+    """Runs each conditioner on its own key of the metadata.
+
+    Args:
+        conditioners: Conditioner by id.
+        default_keys: Id -> metadata key to use for items that lack the id.
+        pre_encoded_keys: Ids whose metadata already holds tensors; they are stacked and used as they are.
+    """
+
+    def __init__(
+        self,
+        conditioners: Mapping[str, Conditioner],
+        default_keys: Mapping[str, str] | None = None,
+        pre_encoded_keys: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.conditioners = nn.ModuleDict(dict(conditioners))
+        self.default_keys = dict(default_keys or {})
+        self.pre_encoded_keys = list(pre_encoded_keys)
+
+    def forward(self, batch_metadata: Sequence[Mapping[str, Any]], device: torch.device | str) -> dict[str, Condition]:
+        """Embed a batch.
+
+        Args:
+            batch_metadata: One dictionary per item.
+            device: Where to put the result.
+
+        Returns:
+            Id -> `Condition`.
+
+        Raises:
+            DataError: If an item lacks a key.
+        """
+        output: dict[str, Condition] = {}
+        for name, conditioner in self.conditioners.items():
+            values = [self._value(item, name, index) for index, item in enumerate(batch_metadata)]
+            if name in self.pre_encoded_keys:
+                output[name] = Condition(torch.stack(values).to(device), None)
+            else:
+                output[name] = conditioner(values, device)
+        return output
+
+    def _value(self, item: Mapping[str, Any], name: str, index: int) -> Any:
+        key = name if name in item else self.default_keys.get(name, name)
+        if key not in item:
+            where = f"item {index} ({item['path']})" if "path" in item else f"item {index}"
+            raise DataError(f"{where} of the batch has no {name!r}, which the model is conditioned on; it has: {', '.join(map(str, item))}")
+        value = item[key]
+        # WebDataset's collation wraps every value in a list
+        return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+
+
+def build_multi_conditioner(config: ConditioningModel) -> MultiConditioner:
+    """Build all conditioners of a ``conditioning`` section, in its order."""
+    conditioners = {
+        block.id: CONDITIONERS.build(block.type, block.config, output_dim=config.cond_dim) for block in config.configs
+    }
+    return MultiConditioner(conditioners, config.default_keys, config.pre_encoded_keys)

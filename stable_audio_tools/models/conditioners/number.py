@@ -1,0 +1,39 @@
+"""Condition on a number, continuously."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.families import CONDITIONERS
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
+from stable_audio_tools.models.layers.embeddings import NumberEmbedder
+from stable_audio_tools.models.layers.parameters import dtype_of
+
+
+@CONDITIONERS.register("number")
+class NumberConditioner(Conditioner):
+    """Embeds one number per item with learned sines. For cross-attention, global or prepended conditioning.
+
+    Args:
+        output_dim: Width of the embedding.
+        min_val: Smallest expected value; smaller ones are clamped to it.
+        max_val: Largest expected value; larger ones are clamped to it.
+    """
+
+    def __init__(self, output_dim: int, min_val: float = 0, max_val: float = 1) -> None:
+        super().__init__(output_dim, output_dim)
+        if not min_val < max_val:
+            raise ConfigError(f"conditioner 'number': min_val must be less than max_val, got {min_val} and {max_val}")
+        self.min_val = min_val
+        self.max_val = max_val
+        self.embedder = NumberEmbedder(features=output_dim)
+
+    def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
+        numbers = torch.tensor([float(value) for value in values], device=device).clamp(self.min_val, self.max_val)
+        unit = (numbers - self.min_val) / (self.max_val - self.min_val)  # (B,)
+        embedding = self.embedder(unit.to(dtype_of(self.embedder)))[:, None]  # (B, 1, D)
+        return Condition(embedding, ones_mask(embedding))

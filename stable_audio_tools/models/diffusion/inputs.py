@@ -1,0 +1,91 @@
+"""ConditioningInputs: everything a denoising network is conditioned on, as one value that knows how to be dropped and doubled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ConditioningInputs:
+    """What reaches a backbone besides the noisy input.
+
+    Attributes:
+        cross_attn: (B, S, D), attended to.
+        cross_attn_mask: (B, S), True where it means something.
+        global_cond: (B, G), for the whole sequence.
+        input_concat: (B, C, L), concatenated to the input's channels.
+        prepend: (B, P, D), put before the sequence.
+        prepend_mask: (B, P)
+    """
+
+    cross_attn: Tensor | None = None
+    cross_attn_mask: Tensor | None = None
+    global_cond: Tensor | None = None
+    input_concat: Tensor | None = None
+    prepend: Tensor | None = None
+    prepend_mask: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> ConditioningInputs:
+        """All but the masks in another data type."""
+
+        def cast(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None else tensor.to(dtype)
+
+        return replace(
+            self,
+            cross_attn=cast(self.cross_attn),
+            global_cond=cast(self.global_cond),
+            input_concat=cast(self.input_concat),
+            prepend=cast(self.prepend),
+        )
+
+    @property
+    def is_guidable(self) -> bool:
+        """Whether there is a condition that guidance can leave out."""
+        return self.cross_attn is not None or self.prepend is not None
+
+    def dropped(self, probability: float) -> ConditioningInputs:
+        """For training: cross-attention and, independently, prepended conditions of random items become zero.
+
+        Global and concatenated conditions always stay.
+        """
+
+        def drop(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            is_null = torch.bernoulli(torch.full((tensor.shape[0], 1, 1), probability, device=tensor.device)).bool()
+            return torch.where(is_null, torch.zeros_like(tensor), tensor)
+
+        return replace(self, cross_attn=drop(self.cross_attn), prepend=drop(self.prepend))
+
+    def with_null(self, negative: Tensor | None = None, negative_mask: Tensor | None = None) -> ConditioningInputs:
+        """The batch twice: first as it is, then without what guidance leaves out.
+
+        Args:
+            negative: Cross-attention condition of the second half, (B, S, D); None is zeros.
+            negative_mask: (B, S); its padding becomes zero.
+        """
+
+        def twice(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None else torch.cat([tensor, tensor])
+
+        cross_attn = self.cross_attn
+        if cross_attn is not None:
+            null = torch.zeros_like(cross_attn) if negative is None else negative.to(cross_attn.dtype)
+            if negative is not None and negative_mask is not None:
+                null = torch.where(negative_mask.bool()[..., None], null, torch.zeros_like(null))
+            cross_attn = torch.cat([cross_attn, null])
+        prepend = self.prepend
+        if prepend is not None:
+            prepend = torch.cat([prepend, torch.zeros_like(prepend)])
+        return ConditioningInputs(
+            cross_attn=cross_attn,
+            cross_attn_mask=twice(self.cross_attn_mask),
+            global_cond=twice(self.global_cond),
+            input_concat=twice(self.input_concat),
+            prepend=prepend,
+            prepend_mask=twice(self.prepend_mask),
+        )

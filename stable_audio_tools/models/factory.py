@@ -1,0 +1,68 @@
+"""From configs to models: the functions that users' scripts call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stable_audio_tools.config.check import parse_model_config
+from stable_audio_tools.config.model import AutoencoderConfig, BottleneckBlock, ConditioningModel, DiffusionCondConfig, PretransformBlock
+from stable_audio_tools.families import MODELS
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder, build_autoencoder
+from stable_audio_tools.models.bottlenecks.base import Bottleneck
+from stable_audio_tools.models.bottlenecks.build import build_bottleneck
+from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
+from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper, build_diffusion_cond
+from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.models.pretransforms.build import build_pretransform
+
+
+def create_model_from_config(model_config: Mapping[str, Any]) -> nn.Module:
+    """Build a model with fresh weights. The config is read, never written.
+
+    Args:
+        model_config: A model config, as read from JSON.
+
+    Raises:
+        ConfigError: With every mistake. Unknown keys of the trunk are warned about instead; ``training`` is not looked at.
+    """
+    config = parse_model_config(model_config)
+    return MODELS.build(config.model_type, config=config)
+
+
+def create_model_from_config_path(model_config_path: str | Path) -> nn.Module:
+    """Build a model from a JSON file; see `create_model_from_config`."""
+    config = parse_model_config(model_config_path)
+    return MODELS.build(config.model_type, config=config)
+
+
+def create_autoencoder_from_config(config: Mapping[str, Any]) -> AudioAutoencoder:
+    """Build an autoencoder from a config with ``sample_rate`` and ``model``."""
+    parsed = parse_model_config({**config, "model_type": "autoencoder"})
+    assert isinstance(parsed, AutoencoderConfig)
+    return build_autoencoder(parsed)
+
+
+def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
+    """Build a conditional diffusion model from its config."""
+    parsed = parse_model_config(config)
+    assert isinstance(parsed, DiffusionCondConfig)
+    return build_diffusion_cond(parsed)
+
+
+def create_pretransform_from_config(pretransform_config: Mapping[str, Any], sample_rate: int) -> Pretransform:
+    """Build a pretransform from its block ``{"type": ..., "config": ...}``."""
+    return build_pretransform(PretransformBlock.model_validate(dict(pretransform_config)), sample_rate)
+
+
+def create_bottleneck_from_config(bottleneck_config: Mapping[str, Any]) -> Bottleneck:
+    """Build a bottleneck from its block ``{"type": ..., "config": ...}``."""
+    return build_bottleneck(BottleneckBlock.model_validate(dict(bottleneck_config)))
+
+
+def create_multi_conditioner_from_conditioning_config(config: Mapping[str, Any]) -> MultiConditioner:
+    """Build all conditioners of a ``conditioning`` section."""
+    return build_multi_conditioner(ConditioningModel.model_validate(dict(config)))

@@ -1,0 +1,146 @@
+"""Multi-head attention, always through torch's fused scaled-dot-product attention.
+
+Letters: B batch, L queries, S keys, H heads, G key/value heads, E features per head, D = H * E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from stable_audio_tools.models.layers.embeddings import apply_rotary
+from stable_audio_tools.models.layers.norms import DynamicTanh
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention if ``dim_context`` is given.
+
+    Args:
+        dim: Width D.
+        dim_heads: Features E per head.
+        dim_context: Width of the context; its number of heads is ``dim_context / dim_heads`` and must divide the number of heads.
+        causal: A query sees only keys up to its own position. Self-attention only.
+        zero_init_output: Start with zero output.
+        qk_norm: Normalise queries and keys per head: ``"l2"`` to length 1, ``"ln"`` layer norm, ``"dyt"`` dynamic tanh.
+        differential: Subtract a second attention map's result. After Ye et al. 2024, arXiv:2410.05258, without its scalar.
+        feat_scale: Learn gains for the mean over time and for the rest. After Zhang et al. 2023, arXiv:2302.00843.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_heads: int = 64,
+        dim_context: int | None = None,
+        causal: bool = False,
+        zero_init_output: bool = True,
+        *,
+        qk_norm: Literal["none", "l2", "ln", "dyt"] = "none",
+        differential: bool = False,
+        feat_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim_heads = dim_heads
+        self.num_heads = dim // dim_heads
+        self.causal = causal
+        self.qk_norm = qk_norm
+        self.differential = differential
+        dim_kv = dim_context if dim_context is not None else dim
+        self.kv_heads = dim_kv // dim_heads
+        if dim % dim_heads or dim_kv % dim_heads or self.num_heads % max(self.kv_heads, 1):
+            raise ValueError(
+                f"attention of width {dim} with {dim_heads} features per head and context width {dim_kv}: both widths must be multiples of "
+                "the features per head, and the number of heads a multiple of the context's"
+            )
+        if dim_context is not None:
+            self.to_q = nn.Linear(dim, dim * (2 if differential else 1), bias=False)
+            self.to_kv = nn.Linear(dim_kv, dim_kv * (3 if differential else 2), bias=False)
+        else:
+            self.to_qkv = nn.Linear(dim, dim * (5 if differential else 3), bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+        if zero_init_output:
+            nn.init.zeros_(self.to_out.weight)
+        if qk_norm == "ln":
+            self.q_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+            self.k_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+        elif qk_norm == "dyt":
+            self.q_norm, self.k_norm = DynamicTanh(dim_heads), DynamicTanh(dim_heads)
+        self.feat_scale = feat_scale
+        if feat_scale:
+            self.lambda_dc = nn.Parameter(torch.zeros(dim))
+            self.lambda_hf = nn.Parameter(torch.zeros(dim))
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        rotary_angles: Tensor | None = None,
+        sliding_window: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, L, D)
+            context: (B, S, D_context), for cross-attention.
+            rotary_angles: (L, R), for self-attention.
+            sliding_window: (left, right): how many neighbours a query sees on each side; -1 is no limit.
+
+        Returns:
+            (B, L, D)
+        """
+        if context is not None:
+            names = ("q", "q_diff", "k", "k_diff", "v") if self.differential else ("q", "k", "v")
+            num_q = 2 if self.differential else 1
+            parts = [*self.to_q(x).chunk(num_q, -1), *self.to_kv(context).chunk(len(names) - num_q, -1)]
+        else:
+            names = ("q", "k", "v", "q_diff", "k_diff") if self.differential else ("q", "k", "v")
+            parts = self.to_qkv(x).chunk(len(names), -1)
+        heads = {name: rearrange(part, "b n (h e) -> b h n e", e=self.dim_heads) for name, part in zip(names, parts, strict=True)}
+        mask = window_mask(x.shape[1], sliding_window, x.device) if sliding_window is not None and context is None else None
+        out_BHLE = self._attend(heads["q"], heads["k"], heads["v"], rotary_angles, mask)
+        if self.differential:
+            out_BHLE = out_BHLE - self._attend(heads["q_diff"], heads["k_diff"], heads["v"], rotary_angles, mask)
+        out = self.to_out(rearrange(out_BHLE, "b h n e -> b n (h e)"))  # (B, L, D)
+        if self.feat_scale:
+            mean = out.mean(dim=-2, keepdim=True)
+            out = out + self.lambda_dc * mean + self.lambda_hf * (out - mean)
+        return out
+
+    def _attend(self, q_BHLE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, angles: Tensor | None, mask: Tensor | None) -> Tensor:
+        dtype = v_BGSE.dtype
+        if self.qk_norm == "l2":
+            q_BHLE, k_BGSE = F.normalize(q_BHLE, dim=-1), F.normalize(k_BGSE, dim=-1)
+        elif self.qk_norm != "none":
+            q_BHLE, k_BGSE = self.q_norm(q_BHLE), self.k_norm(k_BGSE)
+        if angles is not None:
+            q_BHLE, k_BGSE = apply_rotary(q_BHLE, angles), apply_rotary(k_BGSE, angles)
+        is_causal = self.causal and q_BHLE.shape[-2] > 1
+        if is_causal and mask is not None:
+            mask, is_causal = mask.tril(), False
+        q_BHLE, k_BGSE = q_BHLE.to(dtype), k_BGSE.to(dtype)
+        if self.kv_heads != self.num_heads:
+            repeats = self.num_heads // self.kv_heads
+            k_BGSE, v_BGSE = k_BGSE.repeat_interleave(repeats, dim=1), v_BGSE.repeat_interleave(repeats, dim=1)
+        return F.scaled_dot_product_attention(q_BHLE, k_BGSE, v_BGSE, attn_mask=mask, is_causal=is_causal)
+
+
+def window_mask(length: int, window: Sequence[int], device: torch.device) -> Tensor | None:
+    """Which key each query sees: (L, L), True = sees; None if that is everything.
+
+    Args:
+        length: Sequence length L.
+        window: (left, right): number of neighbours on each side; -1 is no limit.
+        device: Where to make it.
+
+    >>> window_mask(3, (1, 0), torch.device("cpu")).int().tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    left, right = (length if side < 0 else side for side in window)
+    if left >= length - 1 and right >= length - 1:
+        return None
+    offset = torch.arange(length, device=device)[None, :] - torch.arange(length, device=device)[:, None]  # key - query
+    return (offset >= -left) & (offset <= right)

@@ -1,0 +1,79 @@
+"""Weight-normalised convolutions, with the state-dict keys that published checkpoints use."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _WeightNorm(nn.Module):
+    """Mixin: ``weight = weight_g * weight_v / ||weight_v||``, the norm over all dimensions but the first (Salimans & Kingma 2016).
+
+    Keys are ``weight_g`` and ``weight_v``, as torch's legacy `weight_norm` called them; unlike that, modules can be deep-copied and
+    pickled at any time. A mixin rather than a parametrization because published checkpoints fix the names.
+    """
+
+    def _split_weight(self) -> None:
+        weight = self._parameters.pop("weight")
+        assert weight is not None
+        norm = weight.detach().flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1))
+        self.weight_g = nn.Parameter(norm)
+        self.weight_v = nn.Parameter(weight.detach().clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight."""
+        plain = self._parameters.get("weight")
+        return plain if plain is not None else torch._weight_norm(self.weight_v, self.weight_g, 0)
+
+    def remove_weight_norm(self) -> None:
+        """Replace ``weight_g`` and ``weight_v`` by the plain ``weight`` they make. Does nothing the second time."""
+        if "weight_g" in self._parameters:
+            weight, requires_grad = self.weight.detach(), self.weight_v.requires_grad
+            del self.weight_g, self.weight_v
+            self._parameters["weight"] = nn.Parameter(weight, requires_grad=requires_grad)
+
+
+class WNConv1d(_WeightNorm, nn.Conv1d):
+    """`torch.nn.Conv1d` with weight normalisation."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._split_weight()
+
+
+class WNConv1dSame(WNConv1d):
+    """A convolution whose output is as long as its input, for even kernels too (one step more of padding on the right)."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # (B, C_in, T) -> (B, C_out, T)
+        total = self.kernel_size[0] - 1
+        return super().forward(F.pad(input, (total // 2, total - total // 2)))
+
+
+class WNConvTranspose1d(_WeightNorm, nn.ConvTranspose1d):
+    """`torch.nn.ConvTranspose1d` with weight normalisation; one norm per *input* channel."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._split_weight()
+
+
+class WNConv2d(_WeightNorm, nn.Conv2d):
+    """`torch.nn.Conv2d` with weight normalisation."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._split_weight()
+
+
+def remove_weight_norm_from_model(model: nn.Module) -> nn.Module:
+    """Collapse every weight-normalised layer to a plain one, in place; other layers are left alone.
+
+    Returns:
+        The same model. Its state dict then has ``weight`` instead of ``weight_g`` and ``weight_v``.
+    """
+    for module in model.modules():
+        if isinstance(module, _WeightNorm):
+            module.remove_weight_norm()
+    return model

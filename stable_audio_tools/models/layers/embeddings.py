@@ -1,0 +1,147 @@
+"""Embeddings of times, numbers and positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class FourierFeatures(nn.Module):
+    """``cat(cos f, sin f)`` with ``f = 2 pi x w``. Source: Tancik et al. 2020, arXiv:2006.10739.
+
+    Args:
+        in_features: Numbers per item.
+        out_features: Features, even.
+        std: Standard deviation of the initial frequencies ``w``, which are learned.
+    """
+
+    def __init__(self, in_features: int, out_features: int, std: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features // 2, in_features) * std)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
+        angle = 2 * math.pi * x @ self.weight.T
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class LearnedPositionalEmbedding(nn.Module):
+    """``cat(x, sin(2 pi x w), cos(2 pi x w))`` of one number per item; ``w`` is learned.
+
+    Args:
+        dim: Number of sines and cosines, even; the output has ``dim + 1`` channels.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(dim // 2))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B,) -> (B, dim + 1)
+        x = x[:, None]
+        angle = x * self.weights[None] * 2 * math.pi
+        return torch.cat([x, angle.sin(), angle.cos()], dim=-1)
+
+
+class NumberEmbedder(nn.Module):
+    """One number per item to a vector: learned sines, then a linear layer.
+
+    Args:
+        features: Width of the vector.
+        dim: Number of sines and cosines.
+    """
+
+    def __init__(self, features: int, dim: int = 256) -> None:
+        super().__init__()
+        self.features = features
+        self.embedding = nn.Sequential(LearnedPositionalEmbedding(dim), nn.Linear(dim + 1, features))
+
+    def forward(self, x: Tensor) -> Tensor:  # (...,) -> (..., features)
+        return self.embedding(x.flatten()).view(*x.shape, self.features)
+
+
+class RotaryEmbedding(nn.Module):
+    """Angles of rotary position embeddings. Source: Su et al. 2021, arXiv:2104.09864.
+
+    Args:
+        dim: Number of features per head that are rotated, even.
+        base: Wavelengths run from 2 pi to 2 pi * base.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", 1.0 / (base ** (torch.arange(0, dim, 2).float() / dim)))
+
+    def forward_from_seq_len(self, length: int) -> Tensor:
+        """Angles of positions 0 .. length - 1: (length, dim), in float32."""
+        with torch.autocast(self.inv_freq.device.type, enabled=False):
+            positions = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
+            angles = torch.outer(positions, self.inv_freq.float())  # (L, dim / 2)
+            return torch.cat([angles, angles], dim=-1)
+
+
+def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate pairs of features by position-dependent angles, in float32.
+
+    Args:
+        x: (B, H, L, E)
+        angles: (L', dim) with L' >= L (the last rows count) and dim <= E; further features stay as they are.
+
+    Returns:
+        (B, H, L, E), in float32.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        angles = angles[-x.shape[-2] :].float()
+        rotated, rest = x[..., : angles.shape[-1]].float(), x[..., angles.shape[-1] :].float()
+        first, second = rotated.chunk(2, dim=-1)
+        turned = rotated * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()
+        return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+class AbsolutePositionalEmbedding(nn.Module):
+    """One learned vector per position, scaled by ``dim ** -0.5``.
+
+    Args:
+        dim: Width D.
+        max_seq_len: Longest sequence.
+    """
+
+    def __init__(self, dim: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.scale = dim**-0.5
+        self.max_seq_len = max_seq_len
+        self.emb = nn.Embedding(max_seq_len, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> embeddings (L, D).
+
+        Raises:
+            ValueError: If the sequence is longer than ``max_seq_len``.
+        """
+        if x.shape[1] > self.max_seq_len:
+            raise ValueError(f"sequence of {x.shape[1]} steps, but the absolute positional embedding knows {self.max_seq_len}")
+        return self.emb(torch.arange(x.shape[1], device=x.device)) * self.scale
+
+
+class ScaledSinusoidalEmbedding(nn.Module):
+    """Fixed sines and cosines of the position, with one learned gain. Source: Vaswani et al. 2017, arXiv:1706.03762.
+
+    Args:
+        dim: Width D, even.
+        theta: Longest wavelength over 2 pi.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, dim: int, theta: float = 10000.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1) * dim**-0.5)
+        half = dim // 2
+        self.register_buffer("inv_freq", theta ** -(torch.arange(half).float() / half), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (L, D)
+        positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+        angles = torch.outer(positions, self.inv_freq)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1) * self.scale

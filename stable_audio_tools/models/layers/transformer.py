@@ -1,0 +1,264 @@
+"""ContinuousTransformer: a transformer over sequences of vectors, the trunk of DiT, TAAE and the language models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stable_audio_tools.models.layers.attention import Attention
+from stable_audio_tools.models.layers.embeddings import AbsolutePositionalEmbedding, RotaryEmbedding, ScaledSinusoidalEmbedding
+from stable_audio_tools.models.layers.feedforward import ConformerModule, FeedForward
+from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale
+from stable_audio_tools.registry import Options
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, optional cross-attention, optional conformer, feed-forward: each on a residual branch behind a norm.
+
+    Args:
+        dim: Width D.
+        dim_heads: Features per head.
+        cross_attend: Have cross-attention.
+        dim_context: Width of its context.
+        global_cond_dim: If positive, a global condition shifts, scales and gates the branches (adaLN, arXiv:2212.09748).
+        causal: Causal self-attention.
+        zero_init_branch_outputs: Branches start at zero (not with ``layer_scale``, which does that itself).
+        conformer: Have a conformer module.
+        remove_norms: Dynamic tanh instead of layer norms.
+        add_rope: Have rotary embeddings of its own, used when none are given.
+        layer_scale: A learned gain near zero on every branch.
+        attn_kwargs: Options of both attentions.
+        ff_kwargs: Options of the feed-forward part.
+        norm_kwargs: Options of the layer norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_heads: int = 64,
+        cross_attend: bool = False,
+        dim_context: int | None = None,
+        global_cond_dim: int | None = None,
+        causal: bool = False,
+        zero_init_branch_outputs: bool = True,
+        conformer: bool = False,
+        *,
+        remove_norms: bool = False,
+        add_rope: bool = False,
+        layer_scale: bool = False,
+        attn_kwargs: Annotated[Mapping[str, Any] | None, Options("Attention")] = None,
+        ff_kwargs: Annotated[Mapping[str, Any] | None, Options("FeedForward")] = None,
+        norm_kwargs: Annotated[Mapping[str, Any] | None, Options("LayerNorm")] = None,
+    ) -> None:
+        super().__init__()
+        dim_heads = min(dim_heads, dim)
+        zero_init = zero_init_branch_outputs and not layer_scale
+        attn_kwargs, ff_kwargs, norm_kwargs = attn_kwargs or {}, dict(ff_kwargs or {}), norm_kwargs or {}
+
+        def norm() -> nn.Module:
+            return DynamicTanh(dim) if remove_norms else LayerNorm(dim, **norm_kwargs)
+
+        def scale() -> nn.Module:
+            return LayerScale(dim) if layer_scale else nn.Identity()
+
+        self.pre_norm = norm()
+        self.self_attn = Attention(dim, dim_heads, None, causal, zero_init, **attn_kwargs)
+        self.self_attn_scale = scale()
+        self.cross_attend = cross_attend
+        if cross_attend:
+            self.cross_attend_norm = norm()
+            self.cross_attn = Attention(dim, dim_heads, dim_context, False, zero_init, **attn_kwargs)
+            self.cross_attn_scale = scale()
+        self.ff_norm = norm()
+        ff_kwargs.setdefault("zero_init_output", zero_init)
+        self.ff = FeedForward(dim, **ff_kwargs)
+        self.ff_scale = scale()
+        self.conformer: nn.Module | None = None
+        if conformer:
+            self.conformer = ConformerModule(dim, dict(norm_kwargs))
+            self.conformer_scale = scale()
+        self.is_modulated = bool(global_cond_dim)
+        if self.is_modulated:
+            self.to_scale_shift_gate = nn.Parameter(torch.randn(6 * dim) / dim**0.5)
+        self.rope = RotaryEmbedding(dim_heads // 2) if add_rope else None
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        global_cond: Tensor | None = None,
+        rotary_angles: Tensor | None = None,
+        sliding_window: Sequence[int] | None = None,
+    ) -> Tensor:
+        """One block.
+
+        Args:
+            x: (B, L, D)
+            context: (B, S, dim_context); without it cross-attention is skipped.
+            global_cond: (B, 6 D), already projected.
+            rotary_angles: (L, R)
+            sliding_window: (left, right) of self-attention.
+
+        Returns:
+            (B, L, D)
+        """
+        if rotary_angles is None and self.rope is not None:
+            rotary_angles = self.rope.forward_from_seq_len(x.shape[1])
+        modulate = self.is_modulated and global_cond is not None
+        if modulate:
+            modulation = (self.to_scale_shift_gate + global_cond).unsqueeze(1)  # (B, 1, 6 D)
+            scale_self, shift_self, gate_self, scale_ff, shift_ff, gate_ff = modulation.chunk(6, dim=-1)
+
+        h = self.pre_norm(x)
+        if modulate:
+            h = h * (1 + scale_self) + shift_self
+        h = self.self_attn(h, rotary_angles=rotary_angles, sliding_window=sliding_window)
+        if modulate:
+            h = h * torch.sigmoid(1 - gate_self)
+        x = x + self.self_attn_scale(h)
+        if context is not None and self.cross_attend:
+            x = x + self.cross_attn_scale(self.cross_attn(self.cross_attend_norm(x), context=context))
+        if self.conformer is not None:
+            x = x + self.conformer_scale(self.conformer(x))
+        h = self.ff_norm(x)
+        if modulate:
+            h = h * (1 + scale_ff) + shift_ff
+        h = self.ff(h)
+        if modulate:
+            h = h * torch.sigmoid(1 - gate_ff)
+        return x + self.ff_scale(h)
+
+
+class ContinuousTransformer(nn.Module):
+    """Blocks between two projections.
+
+    Args:
+        dim: Width D.
+        depth: Number of blocks.
+        dim_in: Channels of the input; None is ``dim``, without projection.
+        dim_out: Channels of the output; None is ``dim``, without projection.
+        dim_heads: Features per head.
+        cross_attend: Blocks have cross-attention.
+        cond_token_dim: Width of the cross-attention context.
+        global_cond_dim: Width of the global condition; None or 0 is none.
+        final_cross_attn_ix: Index of the last block with cross-attention; -1 is the last block.
+        causal: Causal self-attention.
+        rotary_pos_emb: Rotary position embeddings.
+        zero_init_branch_outputs: Blocks start as the identity.
+        conformer: Blocks have a conformer module.
+        use_sinusoidal_emb: Add sinusoidal position embeddings.
+        use_abs_pos_emb: Add learned position embeddings.
+        abs_pos_emb_max_length: How many positions these know.
+        num_memory_tokens: Learned tokens put before the sequence.
+        sliding_window: (left, right): how many neighbours self-attention sees on each side; -1 is no limit.
+        **block: Options of every `TransformerBlock`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        dim_in: int | None = None,
+        dim_out: int | None = None,
+        dim_heads: int = 64,
+        cross_attend: bool = False,
+        cond_token_dim: int | None = None,
+        global_cond_dim: int | None = None,
+        *,
+        final_cross_attn_ix: int = -1,
+        causal: bool = False,
+        rotary_pos_emb: bool = True,
+        zero_init_branch_outputs: bool = True,
+        conformer: bool = False,
+        use_sinusoidal_emb: bool = False,
+        use_abs_pos_emb: bool = False,
+        abs_pos_emb_max_length: int = 10000,
+        num_memory_tokens: int = 0,
+        sliding_window: list[int] | None = None,
+        **block: Annotated[Any, Options("TransformerBlock")],
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.depth = depth
+        self.num_memory_tokens = num_memory_tokens
+        self.sliding_window = sliding_window
+        self.project_in = nn.Linear(dim_in, dim, bias=False) if dim_in is not None else nn.Identity()
+        self.project_out = nn.Linear(dim, dim_out, bias=False) if dim_out is not None else nn.Identity()
+        self.rotary_pos_emb = RotaryEmbedding(max(dim_heads // 2, 32)) if rotary_pos_emb else None
+        if num_memory_tokens > 0:
+            self.memory_tokens = nn.Parameter(torch.randn(num_memory_tokens, dim))
+        self.pos_emb: nn.Module | None = None
+        if use_sinusoidal_emb:
+            self.pos_emb = ScaledSinusoidalEmbedding(dim)
+        if use_abs_pos_emb:
+            self.pos_emb = AbsolutePositionalEmbedding(dim, abs_pos_emb_max_length + num_memory_tokens)
+        self.global_cond_embedder: nn.Module | None = None
+        if global_cond_dim:
+            self.global_cond_embedder = nn.Sequential(nn.Linear(global_cond_dim, dim), nn.SiLU(), nn.Linear(dim, dim * 6))
+        self.layers = nn.ModuleList(
+            TransformerBlock(
+                dim,
+                dim_heads,
+                cross_attend=cross_attend and (final_cross_attn_ix == -1 or index <= final_cross_attn_ix),
+                dim_context=cond_token_dim,
+                global_cond_dim=global_cond_dim,
+                causal=causal,
+                zero_init_branch_outputs=zero_init_branch_outputs,
+                conformer=conformer,
+                **block,
+            )
+            for index in range(depth)
+        )
+        self.gradient_checkpointing = False  # a training setting: recompute blocks in the backward pass to save memory
+
+    def forward(
+        self,
+        x: Tensor,
+        prepend_embeds: Tensor | None = None,
+        global_cond: Tensor | None = None,
+        return_info: bool = False,
+        exit_layer_ix: int | None = None,
+        context: Tensor | None = None,
+    ) -> Any:
+        """Transform a sequence.
+
+        Args:
+            x: (B, L, dim_in)
+            prepend_embeds: (B, P, D), put before the sequence; they stay in the output.
+            global_cond: (B, global_cond_dim)
+            return_info: Also return a dict with ``hidden_states``, the output of every block.
+            exit_layer_ix: Stop after this block and return its (B, P + L, D), unprojected.
+            context: (B, S, cond_token_dim) for cross-attention.
+
+        Returns:
+            (B, P + L, dim_out), or that and the dict.
+        """
+        x = self.project_in(x.to(self._dtype()))
+        if prepend_embeds is not None:
+            x = torch.cat([prepend_embeds.to(x.dtype), x], dim=1)  # (B, P + L, D)
+        if self.num_memory_tokens:
+            x = torch.cat([self.memory_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)  # (B, M + P + L, D)
+        angles = self.rotary_pos_emb.forward_from_seq_len(x.shape[1]) if self.rotary_pos_emb is not None else None
+        if self.pos_emb is not None:
+            x = x + self.pos_emb(x)
+        if global_cond is not None and self.global_cond_embedder is not None:
+            global_cond = self.global_cond_embedder(global_cond)  # (B, 6 D)
+        hidden_states: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            arguments = (x, context, global_cond, angles, self.sliding_window)
+            recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+            x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
+            if return_info:
+                hidden_states.append(x)
+            if exit_layer_ix is not None and index == exit_layer_ix:
+                x = x[:, self.num_memory_tokens :]
+                return (x, {"hidden_states": hidden_states}) if return_info else x
+        x = self.project_out(x[:, self.num_memory_tokens :])
+        return (x, {"hidden_states": hidden_states}) if return_info else x
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype

@@ -1,0 +1,6 @@
+"""Pretransforms: what a model works on instead of raw audio."""
+
+from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
+from stable_audio_tools.models.pretransforms.base import Pretransform
+
+__all__ = ["AutoencoderPretransform", "Pretransform"]

@@ -1,0 +1,1 @@
+"""Samplers: ways to follow a network from noise to data."""

@@ -1,0 +1,94 @@
+"""Which times t a training step looks at."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.families import TIMESTEPS
+
+
+class TimestepSampler:
+    """The contract: called with a batch size, returns times (B,) in [0, 1]. May keep state (`state_dict`)."""
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        """Draw ``batch_size`` times."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, int]:
+        """What is needed to go on with the same sequence."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+
+
+@TIMESTEPS.register("uniform")
+class UniformTimesteps(TimestepSampler):
+    """Uniform in [0, 1], from a scrambled Sobol sequence: evenly spread within and across batches.
+
+    The scramble is drawn from torch's global CPU stream when this is built.
+    """
+
+    def __init__(self) -> None:
+        self.seed = int(torch.randint(2**31 - 1, ()))
+        self.engine = torch.quasirandom.SobolEngine(1, scramble=True, seed=self.seed)
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        return self.engine.draw(batch_size)[:, 0].to(device)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed, "drawn": self.engine.num_generated}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seed = state["seed"]
+        self.engine = torch.quasirandom.SobolEngine(1, scramble=True, seed=self.seed)
+        if state["drawn"]:
+            self.engine.fast_forward(state["drawn"])
+
+
+@TIMESTEPS.register("logit_normal")
+class LogitNormalTimesteps(TimestepSampler):
+    """``sigmoid(z)`` with z ~ N(0, 1): the middle of the path more often. Source: Esser et al. 2024, arXiv:2403.03206."""
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        return torch.sigmoid(torch.randn(batch_size, device=device))
+
+
+@TIMESTEPS.register("trunc_logit_normal")
+class TruncatedLogitNormalTimesteps(TimestepSampler):
+    """A logit-normal cut off at 0.075 and stretched to [0, 1], then flipped: noisy times more often, pure data never."""
+
+    LOW = 0.075
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        low = _normal_cdf(torch.logit(torch.tensor(self.LOW)))
+        quantile = low + (1 - low) * _normal_cdf(torch.randn(batch_size))
+        normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-1 + 1e-7, 1 - 1e-7))
+        stretched = (torch.sigmoid(normal) - self.LOW) / (1 - self.LOW)
+        return (1 - stretched).to(device)
+
+
+@TIMESTEPS.register("log_snr")
+class LogSNRTimesteps(TimestepSampler):
+    """Times whose log signal-to-noise ratio is Gaussian: ``t = sigmoid(-(mean + std z))``.
+
+    Args:
+        mean_logsnr: Mean of the log-SNR.
+        std_logsnr: Its standard deviation.
+    """
+
+    def __init__(self, mean_logsnr: float = -1.2, std_logsnr: float = 2.0) -> None:
+        super().__init__()
+        self.mean_logsnr = mean_logsnr
+        self.std_logsnr = std_logsnr
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        logsnr = torch.randn(batch_size) * self.std_logsnr + self.mean_logsnr
+        return torch.sigmoid(-logsnr).clamp(1e-4, 1 - 1e-4).to(device)
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
