@@ -26,6 +26,7 @@ DATASETS = Registry(
     "DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir")
 )
 
+LOSSES = Registry("LOSSES", family="loss", homes=("training.losses",), given=("sample_rate",))
 DISCRIMINATORS = Registry("DISCRIMINATORS", family="discriminator", homes=("training.discriminators",), given=("in_channels",))
 SCHEDULERS = Registry("SCHEDULERS", family="scheduler", homes=("training.schedulers",), given=("optimizer",))
 WRAPPERS = Registry("WRAPPERS", family="training wrapper", homes=("training",), given=("model", "config"))
@@ -33,7 +34,7 @@ DEMOS = Registry("DEMOS", family="training demo", homes=("training.demos",), giv
 
 ALL = (
     MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, OBJECTIVES, SHIFTS, TIMESTEPS, SAMPLERS, DATASETS,
-    DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
+    LOSSES, DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
 )  # fmt: skip
 
 

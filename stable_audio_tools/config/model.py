@@ -275,11 +275,10 @@ TRUNK_CONFIGS: Mapping[str, type[Strict]] = {"AutoencoderModel": AutoencoderMode
 
 
 def _strides(block: Component) -> tuple[str, list[int] | None]:
-    for key in ("strides", "ratios", "rates"):
-        value = block.value(key)
-        if value is not None:
-            return key, list(value)
-    return "strides", None
+    """The parameters that multiply to a block's ratio, as text, and their values."""
+    found = {key: value for key in ("hop_length", "strides", "ratios", "rates") if (value := block.value(key)) is not None}
+    values = [number for value in found.values() for number in (value if isinstance(value, (list, tuple)) else [value])]
+    return " and ".join(found), values or None
 
 
 __all__ = [

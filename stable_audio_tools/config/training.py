@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from stable_audio_tools.config.base import Component, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
-from stable_audio_tools.families import TIMESTEPS
+from stable_audio_tools.families import LOSSES, TIMESTEPS
 from stable_audio_tools.registry import Mistake
 
 
@@ -47,6 +47,9 @@ class SpectralLoss(Strict):
     config: dict[str, Any]
     weights: SpectralWeights
     decay: float = 1.0
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from part_mistakes(LOSSES, "mrstft", (), self.config, ("config",))
 
 
 class TimeWeights(Strict):

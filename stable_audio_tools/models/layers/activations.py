@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.models.layers.snake import snake
+
 ActivationName = Literal["elu", "snake", "none"]
 
 
@@ -27,9 +29,9 @@ class SnakeBeta(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
-        frequency = self.alpha.exp()[:, None]
-        height = (self.beta.exp()[:, None] + 1e-9).reciprocal()
-        return x + height * torch.sin(x * frequency).square()
+        frequency = self.alpha.float().exp()[:, None]
+        height = (self.beta.float().exp()[:, None] + 1e-9).reciprocal()
+        return snake(x, frequency, height)
 
 
 def kaiser_sinc_filter(cutoff: float, half_width: float, kernel_size: int) -> Tensor:

@@ -2,5 +2,6 @@
 
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.models.pretransforms.patched import PatchedPretransform
 
-__all__ = ["AutoencoderPretransform", "Pretransform"]
+__all__ = ["AutoencoderPretransform", "PatchedPretransform", "Pretransform"]

@@ -1,0 +1,101 @@
+"""Decoder for what libsndfile reads best: WAV, FLAC, AIFF, Ogg Vorbis and their kin.
+
+Its seeks are exact to the sample in all of these (measured on 379 real files, 25 spans each).
+MP3 and Opus go to ffmpeg although libsndfile opens them: its MP3 length is an estimate that cuts off some files, mpg123 writes to
+stderr, and after a seek its Opus speech stays 0.007 off the full decode, however early the seek lands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+
+import numpy as np
+import soundfile  # pyright: ignore[reportMissingTypeStubs]
+from numpy.typing import NDArray
+
+from stable_audio_tools.audio.headers import NEXT_STEP, broken_promise, flac_holds_more, iff_shortage, ogg_end
+from stable_audio_tools.audio.pcm import join_blocks
+from stable_audio_tools.errors import AudioError
+
+MAGICS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"riff\x2e\x91\xcf\x11")
+
+_BLOCK_FRAMES = 1 << 18
+# libvorbisfile counts back from the end of a page to find its place, and the end of the last page is cut to the true length: a seek
+# into it lands up to a block off. Spans from there on are entered one block before the last page.
+_MAX_VORBIS_BLOCK = 8192
+_UNKNOWN_FRAMES = 1 << 48  # libsndfile answers 2**63 - 1 for a FLAC that was written to a pipe
+_FLAC_BYTES_PER_SAMPLE = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}
+
+
+class SndFile:
+    """An open file; the :class:`~stable_audio_tools.audio.decode.Decoder` made of libsndfile.
+
+    Raises:
+        AudioError: If the header lies about the length.
+        soundfile.SoundFileError: If libsndfile cannot open or decode it: another decoder may.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = soundfile.SoundFile(path)
+        self._safe_entry = self._file.frames
+        try:
+            self._check_promises()
+        except BaseException:
+            self._file.close()
+            raise
+        self.sample_rate: int = self._file.samplerate
+        self.num_channels: int = self._file.channels
+        self.format = f"{self._file.format}/{self._file.subtype}"
+
+    def __enter__(self) -> SndFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._file.close()
+
+    def count_frames(self) -> int:
+        """The header's number of frames, proven by decoding the last one."""
+        num_frames = self._file.frames
+        if num_frames:
+            self._file.seek(num_frames - 1)
+            if len(self._file.read(1, dtype="float32", always_2d=True)) != 1:
+                raise soundfile.SoundFileRuntimeError("the last frame cannot be read")
+        return num_frames
+
+    def read(self, start: int, num_frames: int | None) -> NDArray[np.float32]:
+        """(C, T) samples from frame ``start`` on; T is smaller than ``num_frames`` only at the end of the file."""
+        promised = self._file.frames
+        stop = promised if num_frames is None else min(start + num_frames, promised)
+        if start >= stop:
+            return np.zeros((self.num_channels, 0), dtype=np.float32)
+        held = min(start, self._safe_entry)
+        self._file.seek(held)
+        # In blocks, so that memory follows what is really there, not what the header says.
+        blocks: deque[NDArray[np.float32]] = deque()
+        while held < stop:
+            block = np.asarray(self._file.read(min(_BLOCK_FRAMES, stop - held), dtype="float32", always_2d=True), dtype=np.float32)
+            if not len(block):
+                raise broken_promise(self._path, promised, held)
+            blocks.append(np.transpose(block[max(0, start - held) :]))
+            held += len(block)
+        return join_blocks(blocks, self.num_channels)
+
+    def _check_promises(self) -> None:
+        file, kind = self._file, self._file.format
+        if file.frames >= _UNKNOWN_FRAMES:
+            raise soundfile.SoundFileRuntimeError("the header does not state a length")
+        if kind in ("WAV", "WAVEX", "AIFF"):
+            shortage = iff_shortage(self._path)
+            if shortage > 1:
+                raise broken_promise(self._path, round(file.frames * shortage), file.frames)
+        if kind == "FLAC":
+            width = _FLAC_BYTES_PER_SAMPLE.get(file.subtype, 4)
+            if flac_holds_more(self._path, num_frames=file.frames, num_channels=file.channels, bytes_per_sample=width):
+                raise AudioError(f"{self._path}: header promises {file.frames} frames, the file holds more than that; {NEXT_STEP}")
+        if kind == "OGG":
+            end = ogg_end(self._path)
+            self._safe_entry = max(0, end.last_page_start - _MAX_VORBIS_BLOCK)
+            if end.is_chained:
+                raise AudioError(f"{self._path}: holds several Ogg streams joined end to end, expected one; split or re-encode it")

@@ -1,0 +1,1 @@
+"""Datasets: they yield audio and metadata, and never build a model."""

@@ -1,0 +1,258 @@
+"""Folders of audio files."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stable_audio_tools.audio import apply_crop, force_channels, load, pad_crop, plan_crop, probe
+from stable_audio_tools.config.base import Strict
+from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.data.files import find_audio_files
+from stable_audio_tools.data.metadata import Captions, CustomMetadata, MetadataModule
+from stable_audio_tools.errors import AudioError, DataError
+from stable_audio_tools.families import DATASETS
+
+logger = logging.getLogger(__name__)
+SILENCE_DB = -60.0
+MAX_ATTEMPTS = 200  # different items tried before giving up on finding a usable one
+UNKNOWN, UNREADABLE, SILENT, REJECTED = -1, -2, -3, -4  # instead of a length, in the table that all workers share
+
+
+class AudioFolder(Strict):
+    """One folder of a dataset.
+
+    Attributes:
+        id: A name, for people.
+        path: The folder; searched with all its sub-folders.
+        custom_metadata_module: A Python file with ``get_custom_metadata(info, audio)``.
+        captions_file: A CSV table ``path,caption``; without it, ``captions.csv`` in the folder if there is one.
+        caption: Caption of files that have no other.
+    """
+
+    id: str
+    path: str
+    custom_metadata_module: str | None = None
+    captions_file: str | None = None
+    caption: str | None = None
+
+
+class LocalDatasetConfig:
+    """One folder, as `SampleDataset` takes it.
+
+    Args:
+        id: A name, for people.
+        path: The folder.
+        custom_metadata_fn: Called with the metadata so far and the audio (C, T); returns more metadata. ``__reject__: True`` in it leaves
+            the item out; ``__audio__`` holds further audio by name, which is cropped like the item and joins the metadata.
+        captions: Metadata from files beside the audio.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        path: str,
+        custom_metadata_fn: CustomMetadata | None = None,
+        captions: Captions | None = None,
+    ) -> None:
+        self.id = id
+        self.path = path
+        self.custom_metadata_fn = custom_metadata_fn
+        self.captions = captions
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    folder: Path
+    captions: Captions | None
+    custom_metadata: CustomMetadata | None
+
+
+class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
+    """Crops of audio files; only the crop is decoded.
+
+    Files that cannot be decoded, and crops that are silent (below -60 dB) or rejected, are replaced by another item, remembered, and
+    counted (`summary`). If nothing usable is found, that is an error.
+
+    Args:
+        configs: Folders.
+        sample_size: Length of the crops, in samples.
+        sample_rate: Rate of the result, in Hz.
+        random_crop: Crop at a random place, rather than from the start.
+        force_channels: ``"mono"``, ``"stereo"``, or a number of channels.
+        augment_phase: Flip the polarity of half of the items.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[LocalDatasetConfig],
+        sample_size: int = 65536,
+        sample_rate: int = 48000,
+        random_crop: bool = True,
+        force_channels: str | int = "stereo",
+        augment_phase: bool = True,
+    ) -> None:
+        super().__init__()
+        self.sample_size = sample_size
+        self.sample_rate = sample_rate
+        self.random_crop = random_crop
+        self.num_channels = {"mono": 1, "stereo": 2}.get(force_channels, force_channels) if isinstance(force_channels, str) else force_channels
+        if not isinstance(self.num_channels, int):
+            raise DataError(f"force_channels must be 'mono', 'stereo' or a number, got {force_channels!r}")
+        self.augment_phase = augment_phase
+        self.files = [file for config in configs for file in _files_of(config)]
+        if not self.files:
+            raise DataError(f"no audio files in {', '.join(str(config.path) for config in configs)}")
+        logger.info("found %d audio files", len(self.files))
+        # Frames of each file at its own rate, or why it is not used; shared by all workers of this process.
+        self.lengths = torch.full((len(self.files),), UNKNOWN, dtype=torch.int64).share_memory_()
+        self.rates = torch.zeros(len(self.files), dtype=torch.int64).share_memory_()
+
+    @property
+    def filenames(self) -> list[str]:
+        """Paths of all files."""
+        return [str(file.path) for file in self.files]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
+        rng = random.Random(f"{key.seed}/{key.epoch}/{key.index}") if isinstance(key, ItemKey) else random
+        index = key.index if isinstance(key, ItemKey) else key
+        reason = ""
+        for _ in range(min(MAX_ATTEMPTS, 4 * len(self.files))):
+            if int(self.lengths[index]) != UNREADABLE:
+                item, why = self._item(index, rng)
+                if item is not None:
+                    return item
+                reason = why or reason
+            index = rng.randrange(len(self.files))
+        raise DataError(f"no usable audio found in {len(self.files)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
+
+    def _item(self, index: int, rng: Any) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
+        """The item, or None and why there is none."""
+        file = self.files[index]
+        started = time.perf_counter()
+        try:
+            if int(self.lengths[index]) < 0:
+                info = probe(file.path)
+                self.rates[index], self.lengths[index] = info.sample_rate, info.num_frames
+            total = -(-int(self.lengths[index]) * self.sample_rate // int(self.rates[index]))  # at our rate, rounded up
+            plan = plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
+            span = load(file.path, start=plan.start, num_frames=self.sample_size, sample_rate=self.sample_rate)
+        except AudioError as error:
+            self.lengths[index] = UNREADABLE
+            logger.warning("skipped: %s", error)
+            return None, str(error)
+        crop = apply_crop(span.samples, plan)
+        if float(crop.audio.abs().max()) < 10 ** (SILENCE_DB / 20):
+            return None, f"{file.path}: silent from {plan.seconds_start} s"
+        polarity = -1.0 if self.augment_phase and rng.random() < 0.5 else 1.0
+        audio = force_channels((crop.audio * polarity).clamp(-1, 1), self.num_channels)  # (C, T)
+        metadata: dict[str, Any] = {
+            "path": str(file.path),
+            "relpath": file.path.relative_to(file.folder).as_posix(),
+            "timestamps": (crop.t_start, crop.t_end),
+            "seconds_start": crop.seconds_start,
+            "seconds_total": crop.seconds_total,
+            "padding_mask": crop.padding_mask,
+            "sample_rate": self.sample_rate,
+            "load_time": time.perf_counter() - started,
+        }
+        if file.captions is not None:
+            metadata |= file.captions(file.path)
+        if file.custom_metadata is not None:
+            metadata |= file.custom_metadata(metadata, audio) or {}
+        if metadata.pop("__reject__", False):
+            return None, f"{file.path}: rejected by the metadata module"
+        for name, extra in metadata.pop("__audio__", {}).items():
+            start = min(plan.start, extra.shape[-1])
+            cropped = pad_crop(extra, self.sample_size, start=start).audio * polarity
+            metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
+        return (audio, metadata), ""
+
+    def summary(self) -> str:
+        """How many files have turned out to be unreadable so far, and the first few of them."""
+        bad = (self.lengths == UNREADABLE).nonzero().flatten().tolist()
+        names = ", ".join(str(self.files[index].path) for index in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        return f"{len(bad)} of {len(self.files)} files unreadable{f' ({names})' if bad else ''}"
+
+
+def _files_of(config: LocalDatasetConfig) -> list[_File]:
+    folder = Path(config.path)
+    paths = find_audio_files(folder)
+    captions = config.captions
+    if captions is not None and captions.table is not None and captions.caption is None:
+        known = [path for path in paths if captions.key in captions(path)]
+        if len(known) < len(paths):
+            missing = sorted(set(paths) - set(known))
+            logger.warning(
+                "%s: left out %d of %d files that have no caption in %s (%s%s); add them, or give the folder a 'caption'",
+                folder, len(missing), len(paths), captions.table, ", ".join(p.name for p in missing[:3]), ", ..." if len(missing) > 3 else "",
+            )  # fmt: skip
+        if not known:
+            raise DataError(f"{captions.table}: none of its paths is a file below {folder}; paths are relative to that folder")
+        paths = known
+    return [_File(path, folder, captions, config.custom_metadata_fn) for path in paths]
+
+
+@DATASETS.register("audio_dir")
+def audio_dir(
+    datasets: list[AudioFolder],
+    sample_size: int,
+    sample_rate: int,
+    audio_channels: int,
+    base_dir: Path | None,
+    random_crop: bool = True,
+    drop_last: bool = True,
+    augment_phase: bool = True,
+) -> SampleDataset:
+    """Folders of audio files.
+
+    Args:
+        datasets: The folders.
+        sample_size: Length of the crops, in samples.
+        sample_rate: Rate of the result, in Hz.
+        audio_channels: 1 makes everything mono, 2 stereo.
+        base_dir: Folder of the config file, for relative paths.
+        random_crop: Crop at a random place, rather than from the start.
+        drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
+        augment_phase: Flip the polarity of half of the items.
+    """
+    configs = [_local_config(folder, base_dir) for folder in datasets]
+    return SampleDataset(configs, sample_size, sample_rate, random_crop, audio_channels, augment_phase)
+
+
+def _local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
+    path = resolve(folder.path, base_dir)
+    module = folder.custom_metadata_module
+    table = resolve(folder.captions_file, base_dir) if folder.captions_file else None
+    return LocalDatasetConfig(
+        folder.id,
+        str(path),
+        MetadataModule(resolve(module, base_dir)) if module else None,
+        Captions(path, table=table, caption=folder.caption),
+    )
+
+
+def resolve(path: str, base_dir: Path | None) -> Path:
+    """A path as the user meant it: from where the command runs, or from the config file's folder if it exists only there."""
+    given = Path(path).expanduser()
+    if given.is_absolute() or given.exists() or base_dir is None or not (base_dir / given).exists():
+        return given
+    return base_dir / given
+
+
+def metadata_of(batch: Any) -> Sequence[Mapping[str, Any]]:
+    """The metadata dictionaries of a collated batch."""
+    return batch[1]

@@ -1,0 +1,42 @@
+"""The contract of datasets.
+
+A dataset is a `torch.utils.data.Dataset` whose items are ``(audio (C, T), metadata)``. It is registered under the ``dataset_type`` that
+configs use; its constructor's parameters are the other keys of the config, and it is given what the model decides: ``sample_size``,
+``sample_rate``, ``audio_channels``, and ``base_dir``, the folder of the config file.
+
+Metadata keys that every item has:
+
+=================  ==================================================================================================
+``path``           the file
+``relpath``        its path below the dataset's folder
+``timestamps``     start and end of the crop, as fractions of the file
+``seconds_start``  start of the crop, in whole seconds, rounded down
+``seconds_total``  length of the whole file, in whole seconds, rounded up
+``padding_mask``   (T,), 1 where there is audio, 0 where there is padding
+``sample_rate``    Hz
+``load_time``      seconds it took to load
+=================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from stable_audio_tools.families import DATASETS
+
+
+class ItemKey(NamedTuple):
+    """Which item, in which pass through the data. An item's randomness depends on both and on nothing else, so a run can be resumed.
+
+    Attributes:
+        index: Of the item.
+        epoch: Of the pass.
+        seed: Of the run.
+    """
+
+    index: int
+    epoch: int
+    seed: int
+
+
+__all__ = ["DATASETS", "ItemKey"]

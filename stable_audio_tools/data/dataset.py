@@ -1,0 +1,64 @@
+"""From a dataset config to a loader: the function that users' scripts call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_audio_tools.config.check import check_dataset_config
+from stable_audio_tools.config.source import read_source
+from stable_audio_tools.data.audio_dir import LocalDatasetConfig, SampleDataset
+from stable_audio_tools.data.files import fast_scandir
+from stable_audio_tools.data.loader import ResumableLoader, collation_fn, make_loader
+from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.families import DATASETS
+from stable_audio_tools.registry.schema import without_comments
+
+
+def create_dataloader_from_config(
+    dataset_config: Mapping[str, Any] | str | Path,
+    batch_size: int,
+    sample_size: int,
+    sample_rate: int,
+    audio_channels: int = 2,
+    num_workers: int = 4,
+    shuffle: bool = True,
+) -> ResumableLoader:
+    """Make the loader that a dataset config describes.
+
+    Args:
+        dataset_config: A dataset config, or the path of its JSON file.
+        batch_size: Items per batch and process.
+        sample_size: Length of each item, in samples.
+        sample_rate: In Hz.
+        audio_channels: Channels of each item.
+        num_workers: Processes that load data; 0 loads in this one.
+        shuffle: Whether to shuffle.
+
+    Raises:
+        ConfigError: With every mistake in the config.
+        DataError: If there is no data, or less than one batch of it.
+    """
+    source = read_source(dataset_config, name="dataset config")
+    mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
+    if mistakes:
+        raise ConfigError("\n".join(source.report(mistakes)))
+    config = without_comments(source.data)
+    dataset = DATASETS.build(
+        config.pop("dataset_type"),
+        config,
+        sample_size=sample_size,
+        sample_rate=sample_rate,
+        audio_channels=audio_channels,
+        base_dir=source.folder,
+    )
+    drop_last = config.get("drop_last", True)
+    if drop_last and len(dataset) < batch_size:
+        raise DataError(
+            f"{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set \"drop_last\": false"
+        )
+    return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last)
+
+
+__all__ = ["LocalDatasetConfig", "SampleDataset", "collation_fn", "create_dataloader_from_config", "fast_scandir"]

@@ -1,0 +1,116 @@
+"""Loaders whose position can be saved, so that a resumed run goes on with the next item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from stable_audio_tools.data.base import ItemKey
+
+
+class ResumableSampler(DistributedSampler[ItemKey]):
+    """Item keys of one pass through a dataset, shuffled by seed and epoch, split over the processes of a distributed run.
+
+    A `DistributedSampler` by type, so that Lightning leaves it alone; process group and rank are looked up when a pass begins.
+
+    Args:
+        dataset: What is sampled.
+        shuffle: Whether to shuffle; otherwise in order.
+        seed: None draws one from torch's global stream.
+        drop_last: Leave out items that do not split evenly over processes, rather than repeating some.
+    """
+
+    def __init__(self, dataset: Sized, *, shuffle: bool = True, seed: int | None = None, drop_last: bool = True) -> None:
+        super().__init__(dataset, num_replicas=1, rank=0, shuffle=shuffle, drop_last=drop_last)  # type: ignore[arg-type]
+        self.seed = int(torch.randint(2**31 - 1, ())) if seed is None else seed
+        self.start = 0  # items of this process to leave out at the beginning of the next pass
+
+    def _split(self) -> tuple[int, int]:
+        """Number of processes and the rank of this one."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_world_size(), torch.distributed.get_rank()
+        return 1, 0
+
+    def __len__(self) -> int:
+        world, _ = self._split()
+        total = len(self.dataset)  # type: ignore[arg-type]
+        return total // world if self.drop_last else -(-total // world)
+
+    def __iter__(self) -> Iterator[ItemKey]:
+        world, rank = self._split()
+        total = len(self.dataset)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(total, generator=generator).tolist() if self.shuffle else list(range(total))
+        count = len(self) * world
+        order = (order * -(-count // total))[:count]
+        mine, self.start = order[rank::world][self.start :], 0
+        return iter([ItemKey(index, self.epoch, self.seed) for index in mine])
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A `DataLoader` with ``state_dict`` and ``load_state_dict``, which Lightning calls when it saves and resumes."""
+
+    _delivered = 0  # batches of this pass
+
+    def __iter__(self) -> Any:
+        sampler = self.sampler
+        self._delivered = sampler.start // (self.batch_size or 1) if isinstance(sampler, ResumableSampler) else 0
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._delivered += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where this pass has got to."""
+        sampler = self.sampler
+        assert isinstance(sampler, ResumableSampler)
+        is_done = self._delivered >= len(self)
+        return {"seed": sampler.seed, "epoch": sampler.epoch + is_done, "batches": 0 if is_done else self._delivered}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from there with the next pass that is started."""
+        sampler = self.sampler
+        assert isinstance(sampler, ResumableSampler)
+        sampler.seed = state["seed"]
+        sampler.set_epoch(state["epoch"])
+        sampler.start = state["batches"] * (self.batch_size or 1)
+
+
+def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:
+    """Items ``(audio, metadata, ...)`` to a batch: tensors stacked, numbers as arrays, anything else as a tuple."""
+    batch: list[Any] = []
+    for values in zip(*samples, strict=True):
+        if isinstance(values[0], (int, float)):
+            batch.append(np.array(values))
+        elif isinstance(values[0], Tensor):
+            batch.append(torch.stack(values))
+        elif isinstance(values[0], np.ndarray):
+            batch.append(np.array(values))
+        else:
+            batch.append(values)
+    return batch
+
+
+def make_loader(
+    dataset: Dataset[Any], *, batch_size: int, num_workers: int, shuffle: bool, drop_last: bool, seed: int | None = None
+) -> ResumableLoader:
+    """A loader over a map-style dataset that takes `ItemKey`."""
+    sampler = ResumableSampler(dataset, shuffle=shuffle, seed=seed, drop_last=drop_last)  # type: ignore[arg-type]
+    return ResumableLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=drop_last,
+        collate_fn=collation_fn,
+        generator=torch.Generator().manual_seed(sampler.seed),
+    )

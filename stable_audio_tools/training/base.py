@@ -1,0 +1,113 @@
+"""TrainingWrapper: what all training wrappers share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.families import WRAPPERS
+from stable_audio_tools.training.ema import EMA
+
+Batch = tuple[Tensor, Any]
+
+
+class TrainingWrapper(pl.LightningModule):
+    """A LightningModule around a model: losses, EMA and optimizers, which only training needs.
+
+    Subclasses set ``model_prefix``, the name of the attribute that holds the model, and ``ema_prefix``, that of its EMA or None: state
+    dicts of checkpoints are laid out by them. `frozen_modules` stay in eval mode whatever Lightning does.
+    """
+
+    model_prefix: str
+    ema_prefix: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._random_state: dict[str, Any] | None = None
+
+    def frozen_modules(self) -> Iterator[nn.Module]:
+        """Parts that training does not change."""
+        yield from ()
+
+    def train(self, mode: bool = True) -> TrainingWrapper:
+        """Set the mode, but keep frozen parts in eval mode."""
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        return self
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return getattr(self, self.model_prefix)
+
+    @property
+    def ema(self) -> EMA | None:
+        """Its moving average, if there is one."""
+        return getattr(self, self.ema_prefix) if self.ema_prefix is not None else None
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model with its averaged weights, in eval mode; the online weights come back on exit."""
+        raise NotImplementedError
+
+    # ---- exact resumption: the streams that noise and timesteps are drawn from -------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random state, so that a resumed run draws what the uninterrupted one would have drawn."""
+        checkpoint["random_state"] = random_state()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Remember the random state until the first batch: what happens before it draws numbers too."""
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Put the random state back, once."""
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+            self._random_state = None
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random stream, as plain data that a weights-only load accepts."""
+    version, internal, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": (version, list(internal), gauss),
+        "numpy": {**numpy_state, "state": {"key": torch.from_numpy(numpy_state["state"]["key"].astype("int64")), "pos": int(numpy_state["state"]["pos"])}},
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Undo whatever was drawn since `random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy_state = dict(state["numpy"])
+    inner = numpy_state["state"]
+    numpy_state["state"] = {"key": inner["key"].numpy().astype("uint32"), "pos": inner["pos"]}
+    np.random.set_state(numpy_state)
+
+
+def unbatch(batch: Any) -> Batch:
+    """Audio or latents (B, C, T) and metadata, whatever loader made the batch."""
+    reals, metadata = batch
+    if reals.dim() == 4 and reals.shape[0] == 1:  # WebDataset loaders add a dimension
+        reals = reals[0]
+    if reals.dim() == 2:
+        reals = reals[:, None]
+    return reals, metadata
+
+
+__all__ = ["WRAPPERS", "Batch", "TrainingWrapper", "random_state", "restore_random_state", "unbatch"]

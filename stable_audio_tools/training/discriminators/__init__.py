@@ -1,0 +1,1 @@
+"""Discriminators: adversaries of autoencoders."""

@@ -1,0 +1,1 @@
+"""Losses of autoencoders and diffusion models."""

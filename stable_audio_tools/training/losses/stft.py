@@ -1,0 +1,160 @@
+"""Distances between spectrograms at several resolutions.
+
+Source: Yamamoto et al. 2020, arXiv:1910.11480, and Steinmetz & Reiss 2020 (auraloss), with two differences that published training runs
+had: spectral convergence is a ratio per signal rather than one over the whole batch, and there is a phase term on complex spectra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.families import LOSSES
+from stable_audio_tools.registry import Options
+from stable_audio_tools.training.losses.weighting import AWeighting
+
+
+class STFTLoss(nn.Module):
+    """Weighted sum of distances between two spectrograms of one resolution.
+
+    Args:
+        fft_size: FFT length, in samples.
+        hop_size: Samples between frames.
+        win_length: Window length, in samples.
+        sample_rate: In Hz; needed by ``perceptual_weighting``.
+        w_sc: Weight of spectral convergence, ``||y - x|| / ||y||`` of magnitudes.
+        w_log_mag: Weight of the distance of log magnitudes.
+        w_lin_mag: Weight of the distance of magnitudes.
+        w_phs: Weight of the distance of complex values, relative to their magnitudes.
+        perceptual_weighting: A-weight both signals first.
+        eps: Smallest power, for the square root and logarithm.
+        mag_distance: Distance of magnitudes.
+        log_eps: Added before the logarithm.
+        log_fac: Factor before the logarithm.
+    """
+
+    window: Tensor
+
+    def __init__(
+        self,
+        fft_size: int = 1024,
+        hop_size: int = 256,
+        win_length: int = 1024,
+        sample_rate: int | None = None,
+        *,
+        w_sc: float = 1.0,
+        w_log_mag: float = 1.0,
+        w_lin_mag: float = 0.0,
+        w_phs: float = 0.0,
+        perceptual_weighting: bool = False,
+        eps: float = 1e-8,
+        mag_distance: Literal["L1", "L2"] = "L1",
+        log_eps: float = 0.0,
+        log_fac: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.fft_size, self.hop_size, self.win_length = fft_size, hop_size, win_length
+        self.w_sc, self.w_log_mag, self.w_lin_mag, self.w_phs = w_sc, w_log_mag, w_lin_mag, w_phs
+        self.eps, self.log_eps, self.log_fac = eps, log_eps, log_fac
+        self.distance = nn.L1Loss() if mag_distance == "L1" else nn.MSELoss()
+        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
+        self.prefilter: nn.Module | None = None
+        if perceptual_weighting:
+            if sample_rate is None:
+                raise ConfigError("STFT loss: perceptual_weighting needs a sample_rate")
+            self.prefilter = AWeighting(sample_rate)
+
+    def spectrum(self, audio: Tensor) -> Tensor:
+        """(B, C, T) -> complex (B * C, frequencies, frames)."""
+        rows = audio.reshape(-1, audio.shape[-1]).float()
+        return torch.stft(rows, self.fft_size, self.hop_size, self.win_length, self.window, return_complex=True)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance between (B, C, T) and (B, C, T); the second one is the yardstick of spectral convergence."""
+        with torch.autocast(x.device.type, enabled=False):
+            x, y = x.float(), y.float()
+            if self.prefilter is not None:
+                x, y = self.prefilter(x), self.prefilter(y)
+            x_stft, y_stft = self.spectrum(x), self.spectrum(y)
+            x_mag, y_mag = self.magnitude(x_stft), self.magnitude(y_stft)
+            loss = x_mag.new_zeros(())
+            if self.w_sc:
+                loss = loss + self.w_sc * ((y_mag - x_mag).flatten(1).norm(dim=1) / y_mag.flatten(1).norm(dim=1)).mean()
+            if self.w_log_mag:
+                loss = loss + self.w_log_mag * self.distance(self.log(x_mag), self.log(y_mag))
+            if self.w_lin_mag:
+                loss = loss + self.w_lin_mag * self.distance(x_mag, y_mag)
+            if self.w_phs:
+                loss = loss + self.w_phs * ((x_stft - y_stft).abs() / (0.5 * (x_stft.abs() + y_stft.abs()) + 1e-7)).mean()
+            return loss
+
+    def magnitude(self, spectrum: Tensor) -> Tensor:
+        """Complex -> magnitude, at least ``sqrt(eps)``."""
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=self.eps).sqrt()
+
+    def log(self, magnitude: Tensor) -> Tensor:
+        """Log magnitude."""
+        return torch.log(self.log_fac * magnitude + self.log_eps)
+
+
+@LOSSES.register("mrstft")
+class MultiResolutionSTFTLoss(nn.Module):
+    """Mean of `STFTLoss` over several resolutions.
+
+    Args:
+        fft_sizes: FFT length of each, in samples.
+        hop_sizes: Samples between frames, of each.
+        win_lengths: Window length of each, in samples.
+        sample_rate: In Hz.
+        **stft: Options of every `STFTLoss`.
+    """
+
+    def __init__(
+        self,
+        fft_sizes: Sequence[int] = (1024, 2048, 512),
+        hop_sizes: Sequence[int] = (120, 240, 50),
+        win_lengths: Sequence[int] = (600, 1200, 240),
+        sample_rate: int | None = None,
+        **stft: Annotated[Any, Options("STFTLoss")],
+    ) -> None:
+        super().__init__()
+        if not len(fft_sizes) == len(hop_sizes) == len(win_lengths) > 0:
+            raise ConfigError(
+                f"multi-resolution STFT loss: fft_sizes, hop_sizes and win_lengths must have the same length, got {len(fft_sizes)}, "
+                f"{len(hop_sizes)} and {len(win_lengths)}"
+            )
+        self.stft_losses = nn.ModuleList(
+            STFTLoss(fft, hop, win, sample_rate, **stft) for fft, hop, win in zip(fft_sizes, hop_sizes, win_lengths, strict=True)
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance between (B, C, T) and (B, C, T)."""
+        return torch.stack([loss(x, y) for loss in self.stft_losses]).mean()
+
+
+class SumAndDifferenceSTFTLoss(nn.Module):
+    """Mean of the distances between sums and between differences of the channels of stereo signals.
+
+    Source: Steinmetz et al. 2020, arXiv:2010.10291.
+
+    Args:
+        w_sum: Weight of the sum's.
+        w_diff: Weight of the difference's.
+        **mrstft: For `MultiResolutionSTFTLoss`.
+    """
+
+    def __init__(self, *, w_sum: float = 1.0, w_diff: float = 1.0, **mrstft: Any) -> None:
+        super().__init__()
+        self.w_sum, self.w_diff = w_sum, w_diff
+        self.mrstft = MultiResolutionSTFTLoss(**mrstft)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance between (B, 2, T) and (B, 2, T)."""
+        if x.shape[1] != 2 or y.shape[1] != 2:
+            raise ValueError(f"sum-and-difference loss compares stereo signals, got {x.shape[1]} and {y.shape[1]} channels")
+        total = self.mrstft(x[:, :1] + x[:, 1:], y[:, :1] + y[:, 1:]) * self.w_sum
+        return (total + self.mrstft(x[:, :1] - x[:, 1:], y[:, :1] - y[:, 1:]) * self.w_diff) / 2

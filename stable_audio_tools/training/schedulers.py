@@ -1,0 +1,71 @@
+"""Learning-rate schedules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.families import SCHEDULERS
+from stable_audio_tools.registry import closest
+
+
+@SCHEDULERS.register("InverseLR")
+class InverseLR(LRScheduler):
+    """``(1 - warmup ** (n + 1)) * max(final_lr, base * (1 + n / inv_gamma) ** -power)`` at step n, from 0.
+
+    Args:
+        optimizer: Whose learning rate to set.
+        inv_gamma: Steps after which the decay sets in.
+        power: How fast it decays; 1 halves it at ``inv_gamma`` steps.
+        warmup: Exponential warm-up factor in [0, 1); 0 is none.
+        final_lr: Smallest learning rate.
+        last_epoch: Step to go on from.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        inv_gamma: float = 1.0,
+        power: float = 1.0,
+        warmup: float = 0.0,
+        final_lr: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        if not 0.0 <= warmup < 1.0:
+            raise ConfigError(f"scheduler 'InverseLR': warmup must be in [0, 1), got {warmup}")
+        self.inv_gamma, self.power, self.warmup, self.final_lr = inv_gamma, power, warmup, final_lr
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """Learning rate of each parameter group at the current step."""
+        step = self.last_epoch
+        warmup = 1 - self.warmup ** (step + 1)
+        decay = (1 + step / self.inv_gamma) ** -self.power
+        return [warmup * max(self.final_lr, base * decay) for base in self.base_lrs]
+
+
+def create_scheduler_from_config(scheduler_config: dict[str, Any], optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Make a scheduler.
+
+    Args:
+        scheduler_config: ``{"type": ..., "config": {...}}`` with ``InverseLR`` or the name of one of torch's schedulers.
+        optimizer: Whose learning rate it sets.
+
+    Raises:
+        ConfigError: If there is no such scheduler or it refuses its config.
+    """
+    name, config = scheduler_config["type"], scheduler_config.get("config", {})
+    if name in SCHEDULERS:
+        return SCHEDULERS.build(name, config, optimizer=optimizer)
+    known = [key for key in vars(torch.optim.lr_scheduler) if key.endswith("LR") or key.startswith("Cosine")]
+    found = getattr(torch.optim.lr_scheduler, name, None)
+    if found is None:
+        guess = closest(name, [*known, *SCHEDULERS.names()])
+        raise ConfigError(f"unknown scheduler {name!r}; {f'did you mean {guess!r}?' if guess else f'known: InverseLR, {known}'}")
+    try:
+        return found(optimizer, **config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"scheduler {name!r}: {error}") from error
