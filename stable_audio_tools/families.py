@@ -22,9 +22,7 @@ SHIFTS = Registry("SHIFTS", family="distribution shift", homes=("sampling.shifts
 TIMESTEPS = Registry("TIMESTEPS", family="timestep sampler", homes=("sampling.timesteps",))
 SAMPLERS = Registry("SAMPLERS", family="sampler", homes=("sampling.samplers",))
 
-DATASETS = Registry(
-    "DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir")
-)
+DATASETS = Registry("DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir"))
 
 LOSSES = Registry("LOSSES", family="loss", homes=("training.losses",), given=("sample_rate",))
 DISCRIMINATORS = Registry("DISCRIMINATORS", family="discriminator", homes=("training.discriminators",), given=("in_channels",))

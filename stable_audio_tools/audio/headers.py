@@ -63,10 +63,16 @@ def iff_shortage(path: str) -> float:
 
 
 def flac_holds_more(path: str, *, num_frames: int, num_channels: int, bytes_per_sample: int) -> bool:
-    """Whether a FLAC is plainly longer than its header says: more bytes of audio than the promised frames take as PCM."""
+    """Whether a FLAC is plainly longer than its header says: more bytes of audio than the promised frames take as PCM.
+
+    Args:
+        path: A file that starts with ``fLaC``.
+        num_frames: Promised.
+        num_channels: Of the file.
+        bytes_per_sample: Of PCM with the bit depth of the file.
+    """
     with open(path, "rb") as file:
-        if file.read(4) != b"fLaC":
-            return False  # behind an ID3 tag; not worth a second parser
+        file.seek(4)
         is_last = False
         while not is_last and len(header := file.read(4)) == 4:
             is_last = bool(header[0] & 0x80)

@@ -26,7 +26,9 @@ class Strict(BaseModel):
         yield from ()
 
 
-def part_mistakes(registry: Registry, name: str, location: Location, config: Mapping[str, Any] | None, config_location: Location) -> Iterator[Mistake]:
+def part_mistakes(
+    registry: Registry, name: str, location: Location, config: Mapping[str, Any] | None, config_location: Location
+) -> Iterator[Mistake]:
     """Mistakes in a part that is named by a plain string beside its options, rather than by a component."""
     if name not in registry:
         yield Mistake(location, unknown_name(registry.family, name, registry.names()), "unknown_type")

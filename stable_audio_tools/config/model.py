@@ -95,10 +95,12 @@ class AutoencoderModel(Strict):
         factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
         width = self.encoder.value("latent_dim")
         if width is not None and width != factor * self.latent_dim:
-            why = f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale" if bottleneck and factor == 2 else "latent_dim"
-            yield Mistake(
-                ("encoder", "config", "latent_dim"), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict"
+            why = (
+                f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale"
+                if bottleneck and factor == 2
+                else "latent_dim"
             )
+            yield Mistake(("encoder", "config", "latent_dim"), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict")
         added = (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
         width = self.decoder.value("latent_dim")
         if width is not None and width != self.latent_dim + added:
@@ -201,20 +203,26 @@ class DiffusionCondModel(Strict):
             for name in ids:
                 if wanted is not None and name in widths and widths[name] != wanted:
                     yield Mistake(
-                        ("diffusion", "config", key), f"is {wanted}, but condition {name!r} has {widths[name]} channels (cond_dim)", "conflict"
+                        ("diffusion", "config", key),
+                        f"is {wanted}, but condition {name!r} has {widths[name]} channels (cond_dim)",
+                        "conflict",
                     )
                     break
         wanted, ids = diffusion.value("global_cond_dim"), diffusion.global_cond_ids
         if wanted is not None and ids and all(name in widths for name in ids) and sum(widths[name] for name in ids) != wanted:
             total = " + ".join(str(widths[name]) for name in ids)
             yield Mistake(
-                ("diffusion", "config", "global_cond_dim"), f"is {wanted}, but global_cond_ids {', '.join(ids)} have {total} channels", "conflict"
+                ("diffusion", "config", "global_cond_dim"),
+                f"is {wanted}, but global_cond_ids {', '.join(ids)} have {total} channels",
+                "conflict",
             )
 
     def _channel_conflicts(self) -> Iterator[Mistake]:
         width = self.pretransform.width() if self.pretransform else None
         if width is not None and width != self.io_channels:
-            yield Mistake(("io_channels",), f"is {self.io_channels}, but the pretransform gives {width} channels (its latent_dim)", "conflict")
+            yield Mistake(
+                ("io_channels",), f"is {self.io_channels}, but the pretransform gives {width} channels (its latent_dim)", "conflict"
+            )
         channels = self.diffusion.value("io_channels")
         if channels is not None and channels != self.io_channels:
             yield Mistake(("diffusion", "config", "io_channels"), f"is {channels}, but model.io_channels is {self.io_channels}", "conflict")
@@ -244,7 +252,9 @@ class ModelConfig(Strict):
         if multiple and self.sample_size and self.sample_size % multiple:
             rounded = round(self.sample_size / multiple) * multiple
             yield Mistake(
-                ("sample_size",), f"warning: {self.sample_size} is not a multiple of {multiple} samples, the model's step; {rounded} is", "warning"
+                ("sample_size",),
+                f"warning: {self.sample_size} is not a multiple of {multiple} samples, the model's step; {rounded} is",
+                "warning",
             )
 
 

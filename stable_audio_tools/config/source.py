@@ -42,7 +42,12 @@ class Source(NamedTuple):
         for mistake in mistakes:
             line, column = self.position(mistake.location)
             where = f"{self.name}:{line}:{column}"
-            lines.append(((line, column), f"{where}  {path_text(mistake.location)}: {mistake.message}" if mistake.location else f"{where}  {mistake.message}"))
+            lines.append(
+                (
+                    (line, column),
+                    f"{where}  {path_text(mistake.location)}: {mistake.message}" if mistake.location else f"{where}  {mistake.message}",
+                )
+            )
         return [text for _, text in sorted(lines, key=lambda item: item[0])]
 
     def position(self, location: Location) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from stable_audio_tools.families import DATASETS
 logger = logging.getLogger(__name__)
 SILENCE_DB = -60.0
 MAX_ATTEMPTS = 200  # different items tried before giving up on finding a usable one
-UNKNOWN, UNREADABLE, SILENT, REJECTED = -1, -2, -3, -4  # instead of a length, in the table that all workers share
+UNKNOWN, UNREADABLE = -1, -2  # instead of a length, in the table that all workers share
 
 
 class AudioFolder(Strict):
@@ -106,7 +106,9 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         self.sample_size = sample_size
         self.sample_rate = sample_rate
         self.random_crop = random_crop
-        self.num_channels = {"mono": 1, "stereo": 2}.get(force_channels, force_channels) if isinstance(force_channels, str) else force_channels
+        self.num_channels = (
+            {"mono": 1, "stereo": 2}.get(force_channels, force_channels) if isinstance(force_channels, str) else force_channels
+        )
         if not isinstance(self.num_channels, int):
             raise DataError(f"force_channels must be 'mono', 'stereo' or a number, got {force_channels!r}")
         self.augment_phase = augment_phase
@@ -252,7 +254,3 @@ def resolve(path: str, base_dir: Path | None) -> Path:
         return given
     return base_dir / given
 
-
-def metadata_of(batch: Any) -> Sequence[Mapping[str, Any]]:
-    """The metadata dictionaries of a collated batch."""
-    return batch[1]

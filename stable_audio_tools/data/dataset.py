@@ -56,7 +56,7 @@ def create_dataloader_from_config(
     drop_last = config.get("drop_last", True)
     if drop_last and len(dataset) < batch_size:
         raise DataError(
-            f"{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set \"drop_last\": false"
+            f'{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false'
         )
     return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last)
 

@@ -108,7 +108,9 @@ class MetadataModule:
         if result is None:
             return {}
         if not isinstance(result, Mapping):
-            raise DataError(f"{self.path}: get_custom_metadata must return a dictionary, got {type(result).__name__} for {info.get('path')}")
+            raise DataError(
+                f"{self.path}: get_custom_metadata must return a dictionary, got {type(result).__name__} for {info.get('path')}"
+            )
         return result
 
     def load(self) -> CustomMetadata:

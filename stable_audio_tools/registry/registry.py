@@ -137,7 +137,9 @@ class Registry:
                 if part.qualname == qualname:
                     return part._replace(name=name)
         except (ImportError, SyntaxError, OSError) as error:
-            raise ConfigError(f"{self.family} {name!r}: cannot read module {module!r} ({error}); is it installed, or on PYTHONPATH?") from error
+            raise ConfigError(
+                f"{self.family} {name!r}: cannot read module {module!r} ({error}); is it installed, or on PYTHONPATH?"
+            ) from error
         raise ConfigError(f"{self.family} {name!r}: module {module!r} has no class or function {qualname!r}")
 
     def schema(self, name: str) -> Schema:
@@ -196,4 +198,3 @@ class Registry:
 
 def _states(fact: Any, value: Any) -> bool:
     return value in fact if isinstance(fact, (set, frozenset, list, tuple)) else fact == value
-

@@ -146,7 +146,9 @@ class Schema:
             for key, new in self.renamed.items()
             if key in config and key not in self.keys()
         ]
-        found += [Mistake((key,), f"ignored: {why}", "warning") for key, why in self.ignored.items() if key in config and key not in self.keys()]
+        found += [
+            Mistake((key,), f"ignored: {why}", "warning") for key, why in self.ignored.items() if key in config and key not in self.keys()
+        ]
         data = self.normalised(config)
         try:
             self.model.model_validate(data)

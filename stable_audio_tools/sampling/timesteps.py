@@ -43,6 +43,8 @@ class UniformTimesteps(TimestepSampler):
         return {"seed": self.seed, "drawn": self.engine.num_generated}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        if not state:
+            return
         self.seed = state["seed"]
         self.engine = torch.quasirandom.SobolEngine(1, scramble=True, seed=self.seed)
         if state["drawn"]:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,8 @@ BAD_AUDIO = {
     "derived/html_error_page.mp3": NOT_AUDIO,
 }
 
+BEFORE_FFMPEG_8 = {"flac-test-files/11 - incorrect metadata block length.flac": (1, 64559, 24000)}
+
 # Loads and probes each file under an address-space limit (torch alone maps about 2 GB), and writes one JSON line per file.
 CHILD = """
 import json, resource, sys, time
@@ -85,7 +88,8 @@ def outcomes(shared, encoded):
     pytest.importorskip("resource", reason="memory limits need a POSIX system")
     folder = shared / "data/bad-audio"
     command = [sys.executable, "-c", CHILD, str(folder), str(encoded["aac.m4a"])]
-    done = subprocess.run(command, input=json.dumps(list(BAD_AUDIO)), capture_output=True, text=True, timeout=120)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, input=json.dumps(list(BAD_AUDIO)), capture_output=True, text=True, timeout=120, cwd=root)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no chatter of native libraries either
     return {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
@@ -99,13 +103,15 @@ def test_every_bad_file_is_in_the_table(shared):
 @pytest.mark.parametrize("name", BAD_AUDIO)
 def test_bad_audio_decodes_or_says_why_not(outcomes, name):
     expected, outcome = BAD_AUDIO[name], outcomes[name]
+    if name in BEFORE_FFMPEG_8 and not isinstance(outcome["load"], str):
+        expected = BEFORE_FFMPEG_8[name]
     if isinstance(expected, tuple):
         assert tuple(outcome["load"][:3]) == expected
         assert outcome["load"][3] < 2e4  # finite
         assert tuple(outcome["probe"]) == expected
     else:
         assert outcome["load"].count(name) == 1
-        with pytest.raises(AudioError, match=rf"{expected}"):
+        with pytest.raises(AudioError, match=expected):
             raise AudioError(outcome["load"])
         is_seen_by_probe = "NaN" not in expected
         assert isinstance(outcome["probe"], str) == is_seen_by_probe

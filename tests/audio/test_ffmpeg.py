@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stable_audio_tools.audio import load, probe
-from stable_audio_tools.audio.ffmpeg import FfmpegFile
+from stable_audio_tools.audio.ffmpeg import FfmpegFile, _Clock
 from stable_audio_tools.errors import AudioError
 
 
@@ -114,3 +114,33 @@ def test_speech_opus_is_not_entered_in_the_middle(encoded):
         assert file._read_after_seek(100_000, 200_000, 201_000) is None
     with FfmpegFile(str(encoded["music.opus"])) as file:
         assert file._read_after_seek(100_000, 200_000, 201_000) is not None
+
+
+def test_a_seek_that_lands_too_late_is_noticed(encoded):
+    with FfmpegFile(str(encoded["cbr.mp3"])) as file:
+        assert file._read_after_seek(250_000, 200_000, 201_000) is None
+        assert file._collect(iter(()), 200_000, 201_000, expected=None) is None
+
+
+def test_a_clock_needs_timestamps(encoded):
+    with FfmpegFile(str(encoded["cbr.mp3"])) as file:
+        assert _Clock.of(file._stream.time_base, file._peeked) == file._clock
+        assert _Clock.of(None, file._peeked) is None
+    with FfmpegFile(str(encoded["aac.mkv"])) as file:  # 1 ms is 44.1 samples
+        assert file._clock is None
+
+
+def test_a_container_that_breaks_off_is_refused(encoded, monkeypatch):
+    class Broken:
+        format = None
+
+        def demux(self, stream):
+            raise av.error.InvalidDataError(1, "broken container")
+
+    with FfmpegFile(str(encoded["aac.aac"])) as file:
+        container = file._container
+        monkeypatch.setattr(Broken, "format", container.format)
+        file._container = Broken()
+        with pytest.raises(AudioError, match=r"aac\.aac: holds damaged data after 2048 frames \(broken container\); download"):
+            next(file._demux())
+        file._container = container

@@ -5,6 +5,7 @@ import random
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,7 +253,8 @@ def test_files_are_closed_on_error(tmp_path, encoded):
 
 def test_importing_is_silent_and_leaves_the_codecs_alone():
     code = "import stable_audio_tools.audio, sys; print([name for name in ('av', 'soxr') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=root)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

@@ -159,9 +159,9 @@ class AudioAutoencoder(nn.Module):
             clips.append(resample(clip, rate, self.sample_rate))  # (C, T)
         longest = max(clip.shape[-1] for clip in clips)
         padded = math.ceil(longest / self.min_length) * self.min_length
-        return torch.stack([
-            set_audio_channels(F.pad(clip, (0, padded - clip.shape[-1]))[None], self.in_channels)[0] for clip in clips
-        ])  # (B, C, T)
+        return torch.stack(
+            [set_audio_channels(F.pad(clip, (0, padded - clip.shape[-1]))[None], self.in_channels)[0] for clip in clips]
+        )  # (B, C, T)
 
     def encode_audio(self, audio: Tensor, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **kwargs: Any) -> Tensor:
         """`encode`, optionally in chunks.

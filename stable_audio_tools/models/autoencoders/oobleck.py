@@ -110,9 +110,7 @@ class OobleckEncoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels * mult for mult in (1, *c_mults)]
-        blocks = [
-            EncoderBlock(narrow, wide, stride, use_snake) for narrow, wide, stride in zip(widths, widths[1:], strides, strict=False)
-        ]
+        blocks = [EncoderBlock(narrow, wide, stride, use_snake) for narrow, wide, stride in zip(widths, widths[1:], strides, strict=False)]
         self.layers = nn.Sequential(
             WNConv1d(in_channels, widths[0], kernel_size=7, padding=3),
             *blocks,

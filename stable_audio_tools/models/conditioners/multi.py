@@ -68,7 +68,5 @@ class MultiConditioner(nn.Module):
 
 def build_multi_conditioner(config: ConditioningModel) -> MultiConditioner:
     """Build all conditioners of a ``conditioning`` section, in its order."""
-    conditioners = {
-        block.id: CONDITIONERS.build(block.type, block.config, output_dim=config.cond_dim) for block in config.configs
-    }
+    conditioners = {block.id: CONDITIONERS.build(block.type, block.config, output_dim=config.cond_dim) for block in config.configs}
     return MultiConditioner(conditioners, config.default_keys, config.pre_encoded_keys)

@@ -74,9 +74,7 @@ class DiffusionTransformer(nn.Module):
         if timestep_cond_type == "input_concat" and timestep_embed_dim is None:
             raise ConfigError('dit: timestep_cond_type "input_concat" needs timestep_embed_dim')
         if global_cond_dim and not project_global_cond and global_cond_dim != embed_dim:
-            raise ConfigError(
-                f"dit: without project_global_cond, global_cond_dim must be embed_dim, got {global_cond_dim} and {embed_dim}"
-            )
+            raise ConfigError(f"dit: without project_global_cond, global_cond_dim must be embed_dim, got {global_cond_dim} and {embed_dim}")
         self.io_channels = io_channels
         self.patch_size = patch_size
         self.cond_token_dim = cond_token_dim

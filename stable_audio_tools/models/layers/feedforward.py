@@ -91,4 +91,3 @@ class ConformerModule(nn.Module):
         x = self.glu(self.pointwise_conv(x).transpose(1, 2)).transpose(1, 2)
         x = self.mid_norm(self.depthwise_conv(x).transpose(1, 2))  # (B, L, D)
         return self.pointwise_conv_2(F.silu(x).transpose(1, 2)).transpose(1, 2)
-

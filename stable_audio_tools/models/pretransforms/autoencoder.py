@@ -71,4 +71,3 @@ class AutoencoderPretransform(Pretransform):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load the *autoencoder's* state dict, as published scripts do when they swap in a fine-tuned decoder."""
         return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
-

@@ -37,9 +37,7 @@ class _Spectrogram(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:  # (B, C, T) -> complex (B, C, frequencies, frames)
         rows = audio.reshape(-1, audio.shape[-1]).float()
-        spectrum = torch.stft(
-            rows, self.n_fft, self.hop_length, self.win_length, self.window.float(), center=False, return_complex=True
-        )
+        spectrum = torch.stft(rows, self.n_fft, self.hop_length, self.win_length, self.window.float(), center=False, return_complex=True)
         return (spectrum / self.window.float().square().sum().sqrt()).view(*audio.shape[:2], *spectrum.shape[1:])
 
 

@@ -1,0 +1,107 @@
+"""When a run is saved, and how: every N steps, at the end, and when it is asked to stop. Never half a file."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from stable_audio_tools.checkpoint import atomic_path
+
+logger = logging.getLogger(__name__)
+NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt$")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to a temporary file that takes the checkpoint's place only when it is complete and on disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class CheckpointCallback(pl.Callback):
+    """Saves ``epoch=E-step=S.ckpt`` every N optimizer steps, at the end, and on SIGTERM or Ctrl-C, after the current step.
+
+    Args:
+        folder: Where to.
+        every: Optimizer steps between checkpoints.
+        keep_last: How many to keep; -1 keeps all.
+        model_config: Goes into every checkpoint as ``model_config``.
+    """
+
+    def __init__(self, folder: Path, every: int, *, keep_last: int = -1, model_config: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.folder = folder
+        self.every = every
+        self.keep_last = keep_last
+        self.model_config = dict(model_config or {})
+        self.last_path: Path | None = None
+        self.stop_signal: int | None = None
+        self._last_step = -1
+        self._previous_handlers: dict[int, Any] = {}
+
+    # ---- signals ---------------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals that ask a run to stop."""
+        self._last_step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.stop_signal = number
+        signal.signal(number, self._previous_handlers.get(number) or signal.SIG_DFL)  # a second one is not waited for
+        logger.warning("%s: saving a checkpoint after this step, then stopping", signal.Signals(number).name)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers.clear()
+
+    # ---- saving ----------------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save if it is time to, or if the run is asked to stop."""
+        if self.stop_signal is not None:
+            self.save(trainer)
+            trainer.should_stop = True
+        elif trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save where the run ended."""
+        self.save(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the model's config."""
+        checkpoint["model_config"] = self.model_config
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save now, unless this step is saved already."""
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        path = self.folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        self.last_path = path
+        if trainer.is_global_zero and self.keep_last > 0:
+            for old in find_checkpoints(self.folder)[: -self.keep_last]:
+                old.unlink(missing_ok=True)
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest step first."""
+    found = [(int(match.group(2)), path) for path in folder.rglob("*.ckpt") if (match := NAME.search(path.name))]
+    return [path for _, path in sorted(found)]

@@ -1,0 +1,1 @@
+"""Demos: what a model sounds like while it is trained."""

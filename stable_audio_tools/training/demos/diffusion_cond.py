@@ -1,0 +1,60 @@
+"""Demos of conditional diffusion models: the configured prompts, at every configured guidance scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from einops import rearrange
+
+from stable_audio_tools.config.model import DiffusionCondConfig
+from stable_audio_tools.config.training import DiffusionCondDemo
+from stable_audio_tools.families import DEMOS
+from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.training.base import TrainingWrapper, unbatch
+from stable_audio_tools.training.demos.base import DemoCallback
+from stable_audio_tools.training.diffusion.cond import DiffusionCondTrainingWrapper
+
+
+class DiffusionCondDemoCallback(DemoCallback):
+    """Writes ``demo_cfg_<scale>``: all clips one after the other, the same seed at every scale and step.
+
+    Args:
+        demo: The ``training.demo`` section.
+        sample_size: Length of each clip, in samples.
+    """
+
+    def __init__(self, demo: DiffusionCondDemo, sample_size: int) -> None:
+        super().__init__(demo.demo_every)
+        self.config = demo
+        self.sample_size = sample_size
+
+    def demo(self, wrapper: TrainingWrapper, batch: Any, step: int) -> None:
+        assert isinstance(wrapper, DiffusionCondTrainingWrapper)
+        conditioning = self.config.demo_cond
+        if self.config.demo_cond_from_batch:
+            conditioning = [dict(item) for item in unbatch(batch)[1][: self.config.num_demos]]
+        sampler = {"v": "v-ddim"}.get(wrapper.diffusion.diffusion_objective)
+        with wrapper.averaged() as model:
+            for scale in self.config.demo_cfg_scales:
+                audio = generate_diffusion_cond(
+                    model,  # type: ignore[arg-type]
+                    steps=self.config.demo_steps,
+                    cfg_scale=scale,
+                    conditioning=conditioning,
+                    batch_size=len(conditioning),
+                    sample_size=self.sample_size,
+                    seed=self.seed,
+                    device=wrapper.device,
+                    sampler_type=sampler,
+                    disable_tqdm=True,
+                )
+                self.emit(f"demo_cfg_{scale:g}", rearrange(audio, "b c t -> c (b t)"), model.sample_rate, step)  # type: ignore[arg-type]
+
+
+@DEMOS.register("diffusion_cond")
+def demo_diffusion_cond(config: DiffusionCondConfig) -> DiffusionCondDemoCallback | None:
+    """The demos that a conditional diffusion model's config asks for; None if it has no ``training.demo``."""
+    assert config.training is not None
+    if config.training.demo is None or config.sample_size is None:
+        return None
+    return DiffusionCondDemoCallback(config.training.demo, config.sample_size)

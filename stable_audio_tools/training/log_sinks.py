@@ -1,0 +1,109 @@
+"""Where numbers, sounds and pictures of a run go."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import netrc
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
+
+from stable_audio_tools.optional import require
+
+logger = logging.getLogger(__name__)
+LoggerName = Literal["auto", "wandb", "comet", "tensorboard", "csv", "none"]
+
+
+class LogSink:
+    """Sends media to every logger that can show it.
+
+    Args:
+        loggers: Of a trainer.
+    """
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = list(loggers)
+
+    def log_audio(self, name: str, path: Path, audio: Tensor, sample_rate: int, step: int) -> None:
+        """Log a clip (C, T) that was also written to ``path``."""
+        for sink in self.loggers:
+            if isinstance(sink, TensorBoardLogger):
+                sink.experiment.add_audio(name, audio.mean(dim=0).clamp(-1, 1), step, sample_rate)
+            elif isinstance(sink, WandbLogger):
+                import wandb
+
+                sink.experiment.log({name: wandb.Audio(str(path), sample_rate=sample_rate, caption=name), "trainer/global_step": step})
+            elif isinstance(sink, CometLogger):
+                sink.experiment.log_audio(str(path), sample_rate=sample_rate, file_name=name, step=step)
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Log a picture that was written to ``path``."""
+        for sink in self.loggers:
+            if isinstance(sink, TensorBoardLogger):
+                from matplotlib.image import imread
+
+                sink.experiment.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+            elif isinstance(sink, WandbLogger):
+                import wandb
+
+                sink.experiment.log({name: wandb.Image(str(path)), "trainer/global_step": step})
+            elif isinstance(sink, CometLogger):
+                sink.experiment.log_image(str(path), name=name, step=step)
+
+
+def make_loggers(name: LoggerName, *, folder: Path, project: str, run_id: str) -> list[Logger]:
+    """The loggers that a name stands for.
+
+    Args:
+        name: ``auto`` is TensorBoard and CSV, and Weights & Biases if one is logged in there; the others are what they say.
+        folder: The run's folder.
+        project: Project name for services.
+        run_id: Name of the run for services.
+
+    Raises:
+        MissingExtraError: If a service is asked for whose package is not installed.
+    """
+    made: list[Logger] = []
+    if name in ("auto", "tensorboard"):
+        made.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
+    if name in ("auto", "csv", "tensorboard"):
+        made.append(CSVLogger(str(folder), name="", version="metrics", flush_logs_every_n_steps=50))
+    if name == "wandb" or (name == "auto" and is_logged_in_to_wandb()):
+        require("wandb", extra="wandb", purpose="--logger wandb")
+        made.append(WandbLogger(project=project, name=run_id, save_dir=str(folder)))
+    if name == "comet":
+        require("comet_ml", extra="comet", purpose="--logger comet")
+        made.append(CometLogger(project=project, name=run_id))  # type: ignore[call-arg]
+    return made
+
+
+def is_logged_in_to_wandb() -> bool:
+    """Whether wandb is installed and has credentials; does not ask for any."""
+    if importlib.util.find_spec("wandb") is None or os.environ.get("WANDB_MODE") in ("disabled", "offline"):
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def hyperparameters(config: Any) -> dict[str, Any]:
+    """A config as flat hyperparameters for loggers: ``{"model.io_channels": 64, ...}``."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, f"{path}.{key}" if path else str(key))
+        else:
+            flat[path] = value if isinstance(value, (int, float, str, bool)) else str(value)
+
+    walk(config, "")
+    return flat
