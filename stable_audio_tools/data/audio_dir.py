@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_audio_tools.audio import apply_crop, force_channels, load, pad_crop, plan_crop, probe
-from stable_audio_tools.config.base import Strict
+from stable_audio_tools.config.dataset import AudioFolder
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.files import find_audio_files
 from stable_audio_tools.data.metadata import Captions, CustomMetadata, MetadataModule
@@ -26,24 +26,6 @@ logger = logging.getLogger(__name__)
 SILENCE_DB = -60.0
 MAX_ATTEMPTS = 200  # different items tried before giving up on finding a usable one
 UNKNOWN, UNREADABLE = -1, -2  # instead of a length, in the table that all workers share
-
-
-class AudioFolder(Strict):
-    """One folder of a dataset.
-
-    Attributes:
-        id: A name, for people.
-        path: The folder; searched with all its sub-folders.
-        custom_metadata_module: A Python file with ``get_custom_metadata(info, audio)``.
-        captions_file: A CSV table ``path,caption``; without it, ``captions.csv`` in the folder if there is one.
-        caption: Caption of files that have no other.
-    """
-
-    id: str
-    path: str
-    custom_metadata_module: str | None = None
-    captions_file: str | None = None
-    caption: str | None = None
 
 
 class LocalDatasetConfig:

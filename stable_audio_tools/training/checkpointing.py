@@ -28,6 +28,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_path(path) as temporary:
             torch.save(checkpoint, temporary)
 
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; only tensors and plain data, since anything else could run code."""
+        return torch.load(path, map_location=map_location or "cpu", weights_only=weights_only is not False)
+
 
 class CheckpointCallback(pl.Callback):
     """Saves ``epoch=E-step=S.ckpt`` every N optimizer steps, at the end, and on SIGTERM or Ctrl-C, after the current step.
@@ -77,7 +81,7 @@ class CheckpointCallback(pl.Callback):
         if self.stop_signal is not None:
             self.save(trainer)
             trainer.should_stop = True
-        elif trainer.global_step % self.every == 0:
+        elif trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,1 @@
+"""The command ``sat``: one file per command."""

@@ -1,0 +1,5 @@
+"""``sat demo``."""
+
+
+def demo() -> None:
+    """Placeholder."""

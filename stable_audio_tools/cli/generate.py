@@ -1,0 +1,68 @@
+"""``sat generate``: audio files from prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def generate(
+    model_config: Annotated[Path, typer.Option(help="Model config (JSON).")],
+    ckpt_path: Annotated[Path, typer.Option(help="Model weights: an unwrapped model or a training checkpoint.")],
+    prompt: Annotated[list[str], typer.Option(help="What to generate; give it again for more clips.", show_default=False)],
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Length; by default what the model was trained on.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
+    num_variations: Annotated[int, typer.Option("--num-variations", "-n", min=1, help="Clips per prompt.")] = 1,
+    cond: Annotated[list[str] | None, typer.Option(help="Another condition, as id=value.", show_default=False)] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 100,
+    cfg_scale: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 6.0,
+    sampler: Annotated[str | None, typer.Option(help="See 'sat list samplers'; by default what suits the model.")] = None,
+    sigma_min: Annotated[float | None, typer.Option(help="Last noise level of exponential schedules.")] = None,
+    sigma_max: Annotated[float | None, typer.Option(help="First noise level.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same audio; -1 draws one.")] = -1,
+    init_audio: Annotated[Path | None, typer.Option(help="Audio file to vary.")] = None,
+    init_noise_level: Annotated[float, typer.Option(help="How much noise is mixed into it.")] = 1.0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("outputs/generated"),
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+) -> None:
+    """Generate audio. Each WAV file says in its metadata how it was made: prompt, seed, sampler, model."""
+    from stable_audio_tools.inference.files import GenerationRequest, generate_files
+
+    request = GenerationRequest(
+        model_config=model_config,
+        ckpt_path=ckpt_path,
+        prompts=prompt,
+        negative_prompt=negative_prompt,
+        seconds=seconds,
+        num_variations=num_variations,
+        conditions=_conditions(cond or []),
+        steps=steps,
+        cfg_scale=cfg_scale,
+        sampler=sampler,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        seed=seed,
+        init_audio=init_audio,
+        init_noise_level=init_noise_level,
+        output=output,
+        device=device,
+        precision=precision,
+    )
+    for path in generate_files(request):
+        print(path)
+
+
+def _conditions(texts: list[str]) -> dict[str, Any]:
+    conditions: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{text!r}: write it as id=value, for example --cond bpm=120")
+        try:
+            conditions[name] = float(value)
+        except ValueError:
+            conditions[name] = value
+    return conditions

@@ -1,0 +1,191 @@
+"""From prompts to audio files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stable_audio_tools.audio import load, peak_normalize, save
+from stable_audio_tools.checkpoint import load_model_weights, weights_hash
+from stable_audio_tools.config.check import parse_model_config
+from stable_audio_tools.config.model import DiffusionCondConfig
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.factory import create_model_from_config_path
+from stable_audio_tools.sampling.run import default_sampler
+
+logger = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """What to generate, with what.
+
+    Attributes:
+        model_config: JSON file.
+        ckpt_path: Unwrapped model, or training checkpoint.
+        prompts: Texts.
+        negative_prompt: What guidance pushes away from.
+        seconds: Length of each clip; None is the model's ``sample_size``.
+        num_variations: Clips per prompt.
+        conditions: Further conditions by id, the same for all clips.
+        steps: Sampler steps.
+        cfg_scale: Guidance scale; 1 is none.
+        sampler: None is the objective's usual one.
+        sigma_min: Last noise level of exponential schedules.
+        sigma_max: First noise level.
+        seed: Of the first clip; the next ones count up. -1 draws one.
+        init_audio: Audio file to vary.
+        init_noise_level: How much noise is mixed into it.
+        output: Folder.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        precision: Name of a data type.
+    """
+
+    model_config: Path
+    ckpt_path: Path
+    prompts: Sequence[str]
+    negative_prompt: str | None = None
+    seconds: float | None = None
+    num_variations: int = 1
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 100
+    cfg_scale: float = 6.0
+    sampler: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    seed: int = -1
+    init_audio: Path | None = None
+    init_noise_level: float = 1.0
+    output: Path = Path("outputs/generated")
+    device: str = "auto"
+    precision: str = "float32"
+
+
+def generate_files(request: GenerationRequest) -> Iterator[Path]:
+    """Generate clip by clip, so that one clip's audio depends on its own seed alone, and write each as soon as it is made.
+
+    Yields:
+        WAV files, whose metadata says how they were made.
+
+    Raises:
+        ConfigError: If the request cannot be met by the model.
+        CheckpointError: If the weights do not fit.
+    """
+    config = parse_model_config(request.model_config)
+    if not isinstance(config, DiffusionCondConfig):
+        raise ConfigError(f"{request.model_config}: cannot generate from prompts with model_type {config.model_type!r}")
+    if request.precision not in DTYPES:
+        raise ConfigError(f"--precision {request.precision!r}: one of {', '.join(DTYPES)}")
+    sample_size = round(request.seconds * config.sample_rate) if request.seconds is not None else config.sample_size
+    if sample_size is None:
+        raise ConfigError(f"{request.model_config}: has no sample_size: say how long with --seconds")
+    metadata = _metadata(request, config, sample_size)
+    device = pick_device(request.device)
+    model = create_model_from_config_path(request.model_config)
+    load_model_weights(model, request.ckpt_path)
+    assert isinstance(model, ConditionedDiffusionModelWrapper)
+    identity = weights_hash(model.state_dict())
+    model = model.to(device=device, dtype=DTYPES[request.precision]).eval()
+    multiple = model.min_input_length
+    padded = -(-sample_size // multiple) * multiple
+    first_seed = request.seed if request.seed != -1 else int(np.random.randint(0, 2**31 - 1))
+    init = load(request.init_audio) if request.init_audio is not None else None
+    count = 0
+    for prompt in request.prompts:
+        for variation in range(request.num_variations):
+            seed = first_seed + count
+            sampler = {"sampler_type": request.sampler, "sigma_min": request.sigma_min, "sigma_max": request.sigma_max}
+            audio = generate_diffusion_cond(
+                model,
+                steps=request.steps,
+                cfg_scale=request.cfg_scale,
+                conditioning=[{**metadata, "prompt": prompt}],
+                negative_conditioning=[{**metadata, "prompt": request.negative_prompt}] if request.negative_prompt is not None else None,
+                sample_size=padded,
+                seed=seed,
+                device=device,
+                init_audio=(init.sample_rate, init.samples) if init is not None else None,
+                init_noise_level=request.init_noise_level,
+                **{key: value for key, value in sampler.items() if value is not None},
+            )[0, :, :sample_size]
+            made_with = {
+                "prompt": prompt, "negative_prompt": request.negative_prompt, "seed": seed, "steps": request.steps,
+                "cfg_scale": request.cfg_scale, "sampler": request.sampler or default_sampler(model.diffusion_objective),
+                "sigma_min": request.sigma_min, "sigma_max": request.sigma_max, "conditions": metadata,
+                "init_audio": str(request.init_audio) if request.init_audio else None, "init_noise_level": request.init_noise_level,
+                "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
+            }  # fmt: skip
+            suffix = f"_{variation + 1}" if request.num_variations > 1 else ""
+            yield write_clip(request.output / f"{slug(prompt)}{suffix}_{seed}.wav", audio, model.sample_rate, made_with)
+            count += 1
+
+
+def write_clip(path: Path, audio: Tensor, sample_rate: int, made_with: Mapping[str, Any]) -> Path:
+    """Write audio (C, T) with the story of its making in the file's metadata. Turned down if it would clip, and checked for silence."""
+    audio = audio.detach().float().cpu()
+    if not torch.isfinite(audio).all():
+        raise ConfigError(f"{path}: the model made NaN or infinite samples; try --precision float32, or another checkpoint")
+    peak = float(audio.abs().max())
+    if peak < 1e-4:
+        logger.warning("%s: is almost silent (peak %.1e); is the model trained, and the prompt in its language?", path, peak)
+    if peak > 1:
+        audio = peak_normalize(audio)
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in made_with.items() if value is not None}
+    save(path, audio, sample_rate, metadata=metadata)
+    return path
+
+
+def _metadata(request: GenerationRequest, config: DiffusionCondConfig, sample_size: int) -> dict[str, Any]:
+    """Values of all conditions but the prompt."""
+    conditioning = config.model.conditioning
+    ids = [block.id for block in conditioning.configs] if conditioning is not None else []
+    known: dict[str, Any] = {"seconds_start": 0, "seconds_total": sample_size / config.sample_rate, **request.conditions}
+    unknown = [name for name in request.conditions if name not in ids]
+    if unknown:
+        raise ConfigError(f"--cond {unknown[0]}: the model has no such condition; it has: {', '.join(ids) or 'none'}")
+    if "prompt" not in ids:
+        raise ConfigError(f"the model has no condition 'prompt'; it has: {', '.join(ids) or 'none'}")
+    missing = [name for name in ids if name not in known and name != "prompt"]
+    if missing:
+        raise ConfigError(f"the model also wants {', '.join(missing)}: give each as --cond id=value")
+    return {name: known[name] for name in ids if name != "prompt"}
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA, else Apple's GPU, else the CPU.
+
+    Raises:
+        ConfigError: If the device does not exist.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r}: not available here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def slug(text: str, limit: int = 40) -> str:
+    """A file name that is safe everywhere, from any text.
+
+    >>> slug("A kick / drum: 120 BPM!")
+    'a-kick-drum-120-bpm'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].strip("-") or "clip"
+
+
+__all__ = ["GenerationRequest", "generate_files", "pick_device", "slug", "write_clip"]

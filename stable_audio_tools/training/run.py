@@ -1,0 +1,297 @@
+"""train(): one training run, from files to a folder with checkpoints, demos and curves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
+from torch import nn
+
+from stable_audio_tools.checkpoint import initialise_from, load_pretransform_weights, require_wrapped
+from stable_audio_tools.config.check import parse_model_config
+from stable_audio_tools.config.model import ModelConfig
+from stable_audio_tools.config.source import read_source
+from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.errors import CheckpointError, ConfigError
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
+from stable_audio_tools.models.layers.parameters import count_parameters
+from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
+from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
+from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers
+
+logger = logging.getLogger(__name__)
+Config = str | Path | Mapping[str, Any]
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # names that older scripts use
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Files and machines of a run; what the model is and how it learns stands in its config.
+
+    Attributes:
+        model_config: JSON file, or the config itself.
+        dataset_config: JSON file, or the config itself.
+        val_dataset_config: The same, for validation.
+        name: Names the run's folder, and the project at services.
+        save_dir: Where run folders go.
+        run_folder: The run's folder itself, instead of one made from ``save_dir``, ``name`` and the time.
+        ckpt_path: Training checkpoint to resume.
+        pretrained_ckpt_path: Unwrapped model to start from.
+        pretransform_ckpt_path: Unwrapped autoencoder for the pretransform.
+        recover: Resume the newest checkpoint of the newest run with this name, if there is one.
+        batch_size: Items per device and step.
+        num_workers: Processes that load data.
+        seed: Of every random stream.
+        precision: Lightning's name of a precision; ``auto`` is 16-mixed on CUDA, 32-true elsewhere.
+        accelerator: Lightning's name of a kind of device.
+        devices: How many devices, or which; ``auto`` is all there are (one process on a CPU).
+        num_nodes: Machines.
+        strategy: Lightning's name of a distribution strategy.
+        accum_batches: Batches whose gradients make one step.
+        gradient_clip_val: Largest gradient norm; 0 does not clip.
+        max_steps: Optimizer steps; -1 trains until stopped.
+        checkpoint_every: Steps between checkpoints.
+        save_top_k: How many of the latest checkpoints to keep; -1 keeps all.
+        val_every: Steps between validations; -1 validates at the end of every pass, if there is validation data.
+        logger: Where numbers and demos are logged, besides the run's folder.
+        remove_pretransform_weight_norm: ``pre_load`` or ``post_load``: collapse the pretransform's weight norm before or after loading.
+        demos: Whether to make demos.
+        show_progress: Whether to show a progress bar.
+        callbacks: Further callbacks.
+    """
+
+    model_config: Config
+    dataset_config: Config
+    val_dataset_config: Config | None = None
+    name: str = "stable_audio_tools"
+    save_dir: str | Path = "runs"
+    run_folder: str | Path | None = None
+    ckpt_path: str | Path | None = None
+    pretrained_ckpt_path: str | Path | None = None
+    pretransform_ckpt_path: str | Path | None = None
+    recover: bool = False
+    batch_size: int = 4
+    num_workers: int = 4
+    seed: int = 42
+    precision: str = "auto"
+    accelerator: str = "auto"
+    devices: str | int = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    accum_batches: int = 1
+    gradient_clip_val: float = 0.0
+    max_steps: int = -1
+    checkpoint_every: int = 10000
+    save_top_k: int = -1
+    val_every: int = -1
+    logger: LoggerName = "auto"
+    remove_pretransform_weight_norm: str = ""
+    demos: bool = True
+    show_progress: bool = True
+    callbacks: Sequence[pl.Callback] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: The run's folder.
+        checkpoint: The last checkpoint.
+        wrapper: The training wrapper, with the trained model in it.
+        step: Optimizer steps made in all.
+        stop_signal: The signal that ended the run early, or None.
+    """
+
+    folder: Path
+    checkpoint: Path | None
+    wrapper: TrainingWrapper
+    step: int
+    stop_signal: int | None
+
+
+def train(options: TrainOptions) -> TrainResult:
+    """Train a model as its config says.
+
+    Everything that can be checked without data or a model is checked first. The run's folder then holds ``model_config.json``,
+    ``dataset_config.json``, ``checkpoints/``, ``demos/``, ``metrics/`` (CSV) and ``tensorboard/``.
+
+    Raises:
+        ConfigError: With every mistake in the configs.
+        CheckpointError: If a checkpoint is of the wrong kind or does not fit.
+        DataError: If there is no usable data.
+    """
+    config = parse_model_config(options.model_config, strict=True)
+    if config.training is None or config.sample_size is None:
+        missing = "training" if config.training is None else "sample_size"
+        raise ConfigError(f"{_name(options.model_config)}: {missing}: required for training, and missing")
+    ckpt_path = options.ckpt_path or (_newest_checkpoint(Path(options.save_dir) / options.name) if options.recover else None)
+    if ckpt_path is not None:
+        require_wrapped(ckpt_path)
+    pl.seed_everything(options.seed + int(os.environ.get("SLURM_PROCID", 0)), workers=True, verbose=False)
+
+    loader = _loader(options, config, options.dataset_config, shuffle=True)
+    validation = _loader(options, config, options.val_dataset_config, shuffle=False) if options.val_dataset_config is not None else None
+    model = create_model_from_config(read_source(options.model_config).data)
+    _load_weights(model, options)
+    wrapper = create_training_wrapper_from_config(options.model_config, model)
+    folder = _run_folder(options, ckpt_path)
+    trainer, checkpoints = _trainer(options, config, wrapper, folder, has_validation=validation is not None)
+    _write_configs(options, folder)
+    for line in describe(model, wrapper):
+        logger.info(line)
+    logger.info("run folder: %s; %d batches of %d per pass", folder, len(loader), options.batch_size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+        trainer.fit(wrapper, loader, validation, ckpt_path=str(ckpt_path) if ckpt_path else None)
+    return TrainResult(folder, checkpoints.last_path, wrapper, trainer.global_step, checkpoints.stop_signal)
+
+
+def describe(model: nn.Module, wrapper: TrainingWrapper) -> list[str]:
+    """The parts of a model: how large they are and whether they are trained."""
+    lines = [f"{type(model).__name__}: {count_parameters(model) / 1e6:.2f} M parameters"]
+    for name, part in model.named_children():
+        total, trained = count_parameters(part), count_parameters(part, trainable_only=True)
+        if total:
+            state = "trained" if trained == total else "frozen" if not trained else f"{trained / 1e6:.2f} M trained"
+            lines.append(f"  {name}: {total / 1e6:.2f} M, {state}")
+    if wrapper.ema is not None:
+        lines.append(f"  EMA copy: {count_parameters(wrapper.ema) / 1e6:.2f} M")
+    return lines
+
+
+def _name(config: Config) -> str:
+    return "model config" if isinstance(config, Mapping) else str(config)
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    runs = sorted((run for run in folder.glob("*") if run.is_dir()), key=lambda run: run.name) if folder.is_dir() else []
+    for run in reversed(runs):
+        for path in reversed(find_checkpoints(run)):
+            try:
+                require_wrapped(path)
+            except CheckpointError as error:
+                logger.warning("not recovering from it: %s", error)
+                continue
+            logger.info("recovering from %s", path)
+            return path
+    logger.info("nothing to recover in %s: starting afresh", folder)
+    return None
+
+
+def _loader(options: TrainOptions, config: ModelConfig, dataset_config: Config, *, shuffle: bool) -> Any:
+    assert config.sample_size is not None
+    return create_dataloader_from_config(
+        dataset_config,
+        batch_size=options.batch_size,
+        sample_size=config.sample_size,
+        sample_rate=config.sample_rate,
+        audio_channels=config.audio_channels,
+        num_workers=options.num_workers,
+        shuffle=shuffle,
+    )
+
+
+def _load_weights(model: nn.Module, options: TrainOptions) -> None:
+    if options.pretrained_ckpt_path:
+        initialise_from(model, options.pretrained_ckpt_path)
+    pretransform = getattr(model, "pretransform", None)
+    wants_pretransform = options.pretransform_ckpt_path or options.remove_pretransform_weight_norm
+    if wants_pretransform and (pretransform is None or not hasattr(pretransform, "model")):
+        raise ConfigError("--pretransform-ckpt-path and --remove-pretransform-weight-norm need a model with an 'autoencoder' pretransform")
+    if options.remove_pretransform_weight_norm not in ("", "pre_load", "post_load"):
+        raise ConfigError(f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}")
+    if options.remove_pretransform_weight_norm == "pre_load":
+        remove_weight_norm_from_model(pretransform)  # type: ignore[arg-type]
+    if options.pretransform_ckpt_path:
+        load_pretransform_weights(pretransform, options.pretransform_ckpt_path)  # type: ignore[arg-type]
+    if options.remove_pretransform_weight_norm == "post_load":
+        remove_weight_norm_from_model(pretransform)  # type: ignore[arg-type]
+
+
+def _run_folder(options: TrainOptions, ckpt_path: str | Path | None) -> Path:
+    if options.run_folder is not None:
+        return Path(options.run_folder)
+    if ckpt_path is not None and Path(ckpt_path).resolve().parent.name == "checkpoints":
+        return Path(ckpt_path).resolve().parent.parent  # a resumed run goes on in its folder
+    stamp = os.environ.get("SLURM_JOB_ID") or datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path(options.save_dir or "runs") / options.name / stamp
+
+
+def _write_configs(options: TrainOptions, folder: Path) -> None:
+    for name, config in (("model_config", options.model_config), ("dataset_config", options.dataset_config)):
+        target = folder / f"{name}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(read_source(config).data, indent=2) + "\n", encoding="utf-8")
+
+
+def _precision(options: TrainOptions, accelerator: str) -> Any:
+    asked = PRECISIONS.get(str(options.precision), str(options.precision))
+    has_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if asked == "auto":
+        return "16-mixed" if has_cuda else "32-true"
+    if asked == "16-mixed" and not has_cuda:
+        logger.warning("precision 16-mixed needs CUDA: using bf16-mixed, which this device can compute")
+        return "bf16-mixed"
+    return asked
+
+
+def _trainer(
+    options: TrainOptions, config: ModelConfig, wrapper: TrainingWrapper, folder: Path, *, has_validation: bool
+) -> tuple[pl.Trainer, CheckpointCallback]:
+    if not wrapper.automatic_optimization and (options.accum_batches != 1 or options.gradient_clip_val):
+        raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on model_type {config.model_type!r} yet; leave them out")
+    data = read_source(options.model_config).data
+    checkpoints = CheckpointCallback(folder / "checkpoints", options.checkpoint_every, keep_last=options.save_top_k, model_config=data)
+    callbacks = [*options.callbacks]
+    demo = create_demo_callback_from_config(options.model_config) if options.demos else None
+    if demo is not None:
+        callbacks.append(demo)
+    callbacks.append(checkpoints)
+    if options.show_progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=1))
+    loggers = make_loggers(options.logger, folder=folder, project=options.name, run_id=folder.name)
+    for sink in loggers:
+        sink.log_hyperparams(hyperparameters({**data, "seed": options.seed, "batch_size": options.batch_size, "started": time.strftime("%F %T")}))
+    on_cpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    trainer = pl.Trainer(
+        accelerator=options.accelerator,
+        devices=1 if options.devices == "auto" and on_cpu else options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy or "auto",
+        precision=_precision(options, options.accelerator),
+        accumulate_grad_batches=options.accum_batches,
+        gradient_clip_val=options.gradient_clip_val or None,
+        max_steps=options.max_steps,
+        max_epochs=10_000_000 if options.max_steps == -1 else -1,
+        val_check_interval=options.val_every if options.val_every > 0 and has_validation else None,
+        check_val_every_n_epoch=None if options.val_every > 0 and has_validation else 1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=loggers or False,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=options.show_progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(folder),
+    )
+    return trainer, checkpoints
