@@ -126,7 +126,9 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
 
 
 def _is_safetensors(file: Path, head: bytes) -> bool:
-    return file.suffix == ".safetensors" or (len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.stat().st_size)
+    return file.suffix == ".safetensors" or (
+        len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.stat().st_size
+    )
 
 
 def _read_safetensors(file: Path) -> dict[str, Any]:
@@ -150,10 +152,9 @@ def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
             "refused; if the file is your own, convert it with read_checkpoint(path, trust=True)"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, UnicodeDecodeError) as error:
-        size = file.stat().st_size
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{file}: truncated or not a checkpoint ({size:,} bytes; {str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            "was it copied or downloaded completely?"
+            f"{file}: truncated or not a checkpoint ({file.stat().st_size:,} bytes; {reason}); was it copied or downloaded completely?"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a state dict")
@@ -277,7 +278,9 @@ def load_model_weights(model: nn.Module, path: str | Path, *, use_ema: bool = Tr
     if checkpoint.kind == "wrapped":
         state_dict = unwrap_state_dict(state_dict, use_ema=use_ema, path=checkpoint.path)
         checkpoint = checkpoint._replace(kind=kind_of(state_dict))
-        logger.info("%s: a training checkpoint; took the %s", path, "averaged weights where there are some" if use_ema else "online weights")
+        logger.info(
+            "%s: a training checkpoint; took the %s", path, "averaged weights where there are some" if use_ema else "online weights"
+        )
     if checkpoint.kind not in (kind, "unknown"):
         raise checkpoint.wrong_kind(DESCRIPTIONS[kind], "this model")
     report = copy_state_dict(model, state_dict)

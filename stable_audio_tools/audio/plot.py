@@ -12,7 +12,13 @@ from stable_audio_tools.audio.spectrogram import log_mel
 
 
 def spectrogram_image(
-    audio: Tensor, sample_rate: int, path: str | Path, *, title: str = "", floor_db: float = -80.0, size_inches: tuple[float, float] = (6, 3)
+    audio: Tensor,
+    sample_rate: int,
+    path: str | Path,
+    *,
+    title: str = "",
+    floor_db: float = -80.0,
+    size_inches: tuple[float, float] = (6, 3),
 ) -> Path:
     """Draw the log-mel spectrogram of a clip, with its waveform above.
 
@@ -44,17 +50,21 @@ def spectrogram_image(
     wave.set_yticks([])
     wave.set_title(title, fontsize=9)
     top = float(mel.max())
-    picture.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=top + floor_db, vmax=top, cmap="magma")
+    picture.imshow(
+        mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=top + floor_db, vmax=top, cmap="magma"
+    )
     picture.set_yticks([])
     picture.set_ylabel("mel", fontsize=8)
     picture.set_xlabel("seconds", fontsize=8)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=100)
+    figure.savefig(target, dpi=100)  # pyright: ignore[reportUnknownMemberType]
     return target
 
 
-def curves_image(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: str | Path, *, title: str = "", x_label: str = "step") -> Path:
+def curves_image(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: str | Path, *, title: str = "", x_label: str = "step"
+) -> Path:
     """Draw curves over steps, one panel each.
 
     Args:
@@ -81,8 +91,8 @@ def curves_image(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], 
         panel.set_xlabel(x_label, fontsize=8)
         if y and min(y) > 0:
             panel.set_yscale("log")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)  # pyright: ignore[reportUnknownMemberType]
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=100)
+    figure.savefig(target, dpi=100)  # pyright: ignore[reportUnknownMemberType]
     return target

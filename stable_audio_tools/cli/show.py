@@ -32,7 +32,9 @@ def _print(parameter: Any, *, indent: int) -> None:
     from stable_audio_tools.registry.signature import COMPUTED
 
     default = "required" if parameter.is_required else "" if parameter.default is COMPUTED else f"= {json.dumps(parameter.default)}"
-    print(f"{' ' * indent}{parameter.name}: {type_name(parameter.annotation) if parameter.options is None else 'object'} {default}".rstrip())
+    print(
+        f"{' ' * indent}{parameter.name}: {type_name(parameter.annotation) if parameter.options is None else 'object'} {default}".rstrip()
+    )
     if parameter.doc:
         print(f"{' ' * (indent + 4)}{parameter.doc}")
     for option in parameter.options or ():

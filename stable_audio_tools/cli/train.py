@@ -94,9 +94,7 @@ def train(
     gradient_clip_val: Annotated[float, typer.Option(min=0, help="Largest gradient norm; 0 does not clip.")] = 0.0,
     max_steps: Annotated[int, typer.Option(help="Optimizer steps; -1 trains until stopped.")] = -1,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=Saving)] = 10000,
-    save_top_k: Annotated[
-        int, typer.Option(help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)
-    ] = -1,
+    save_top_k: Annotated[int, typer.Option(help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)] = -1,
     val_every: Annotated[int, typer.Option(help="Steps between validations; -1: once per pass.", rich_help_panel=Saving)] = -1,
     save_dir: Annotated[Path, typer.Option(help="Where run folders go.", rich_help_panel=Saving)] = Path("runs"),
     logger: Annotated[

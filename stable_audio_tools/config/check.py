@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,7 @@ def check_model_config(data: Any) -> list[Mistake]:
     """Every mistake (and warning) in a model config, given as plain data."""
     if not isinstance(data, Mapping):
         return [Mistake((), f"a model config is an object, got {data!r:.60}")]
+    data = cast("Mapping[str, Any]", data)
     model_type = data.get("model_type")
     if model_type is None:
         return [Mistake((), f"model_type: required key is missing; one of {', '.join(MODEL_CONFIGS)}", "missing")]
@@ -38,6 +41,7 @@ def check_dataset_config(data: Any) -> list[Mistake]:
     """Every mistake in a dataset config, given as plain data."""
     if not isinstance(data, Mapping):
         return [Mistake((), f"a dataset config is an object, got {data!r:.60}")]
+    data = cast("Mapping[str, Any]", data)
     kind = data.get("dataset_type")
     if kind is None:
         return [Mistake((), f"dataset_type: required key is missing; one of {', '.join(DATASETS.names())}", "missing")]
@@ -108,7 +112,7 @@ def _check_trunk(model: type[Strict], data: Any, location: Location) -> list[Mis
     try:
         model.model_validate(data)
     except ValidationError as error:
-        found = [m.under(*location) for m in mistakes_of(error, data, known=lambda at: _keys_at(model, at))]
+        found = [m.under(*location) for m in mistakes_of(error, data, known=partial(_keys_at, model))]
     return found + _check_nested(model, data, location)
 
 
@@ -117,10 +121,8 @@ def _check_nested(model: type[Strict], data: Any, location: Location) -> list[Mi
     found: list[Mistake] = []
     if issubclass(model, Component):
         found += _check_component(model, data, location)
-    try:
+    with suppress(ValidationError):  # reported by the validation of the whole
         found += [mistake.under(*location) for mistake in _safe_conflicts(model.model_validate(data))]
-    except ValidationError:
-        pass  # reported by the validation of the whole
     for child, value, child_location in _children(model, data, location):
         found += _check_nested(child, value, child_location)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_mistakes
 from stable_audio_tools.config.training import AutoencoderTraining, DiffusionCondTraining
@@ -48,8 +48,9 @@ class PretransformBlock(Component):
 
     def ratio(self) -> int | None:
         """Samples per step of its output, if it can be told from the config."""
-        key = self.fact("ratio_key")
-        return self.config.get(key, self.value(key)) if key else None
+        keys = self.fact("ratio_key")
+        values = [self.config.get(key, self.value(key)) for key in ([keys] if isinstance(keys, str) else keys or ())]
+        return math.prod(values) if values and all(isinstance(value, int) for value in values) else None
 
     def width(self) -> int | None:
         """Channels of its output, if they can be told from the config."""
@@ -261,7 +262,7 @@ class ModelConfig(Strict):
 class AutoencoderConfig(ModelConfig):
     """An audio autoencoder."""
 
-    model_type: Literal["autoencoder"]
+    model_type: Literal["autoencoder"]  # pyright: ignore[reportIncompatibleVariableOverride]  # frozen, so narrowing is safe
     model: AutoencoderModel
     training: AutoencoderTraining | None = None
 
@@ -272,7 +273,7 @@ class AutoencoderConfig(ModelConfig):
 class DiffusionCondConfig(ModelConfig):
     """A conditional diffusion model."""
 
-    model_type: Literal["diffusion_cond"]
+    model_type: Literal["diffusion_cond"]  # pyright: ignore[reportIncompatibleVariableOverride]
     model: DiffusionCondModel
     training: DiffusionCondTraining | None = None
 
@@ -286,9 +287,14 @@ TRUNK_CONFIGS: Mapping[str, type[Strict]] = {"AutoencoderModel": AutoencoderMode
 
 def _strides(block: Component) -> tuple[str, list[int] | None]:
     """The parameters that multiply to a block's ratio, as text, and their values."""
-    found = {key: value for key in ("hop_length", "strides", "ratios", "rates") if (value := block.value(key)) is not None}
-    values = [number for value in found.values() for number in (value if isinstance(value, (list, tuple)) else [value])]
-    return " and ".join(found), values or None
+    names: list[str] = []
+    values: list[int] = []
+    for key in ("hop_length", "strides", "ratios", "rates"):
+        value = block.value(key)
+        if value is not None:
+            names.append(key)
+            values += cast("list[int]", value) if isinstance(value, (list, tuple)) else [value]
+    return " and ".join(names), values or None
 
 
 __all__ = [

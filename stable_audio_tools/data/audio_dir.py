@@ -88,11 +88,10 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         self.sample_size = sample_size
         self.sample_rate = sample_rate
         self.random_crop = random_crop
-        self.num_channels = (
-            {"mono": 1, "stereo": 2}.get(force_channels, force_channels) if isinstance(force_channels, str) else force_channels
-        )
-        if not isinstance(self.num_channels, int):
+        names = {"mono": 1, "stereo": 2}
+        if isinstance(force_channels, str) and force_channels not in names:
             raise DataError(f"force_channels must be 'mono', 'stereo' or a number, got {force_channels!r}")
+        self.num_channels = names[force_channels] if isinstance(force_channels, str) else force_channels
         self.augment_phase = augment_phase
         self.files = [file for config in configs for file in _files_of(config)]
         if not self.files:
@@ -180,9 +179,10 @@ def _files_of(config: LocalDatasetConfig) -> list[_File]:
         known = [path for path in paths if captions.key in captions(path)]
         if len(known) < len(paths):
             missing = sorted(set(paths) - set(known))
+            names = ", ".join(path.name for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
             logger.warning(
-                "%s: left out %d of %d files that have no caption in %s (%s%s); add them, or give the folder a 'caption'",
-                folder, len(missing), len(paths), captions.table, ", ".join(p.name for p in missing[:3]), ", ..." if len(missing) > 3 else "",
+                "%s: left out %d of %d files that have no caption in %s (%s); add them, or give the folder a 'caption'",
+                folder, len(missing), len(paths), captions.table, names,
             )  # fmt: skip
         if not known:
             raise DataError(f"{captions.table}: none of its paths is a file below {folder}; paths are relative to that folder")
@@ -235,4 +235,3 @@ def resolve(path: str, base_dir: Path | None) -> Path:
     if given.is_absolute() or given.exists() or base_dir is None or not (base_dir / given).exists():
         return given
     return base_dir / given
-

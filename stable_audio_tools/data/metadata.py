@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -130,4 +130,4 @@ class MetadataModule:
         function = getattr(module, "get_custom_metadata", None)
         if not callable(function):
             raise ConfigError(f"custom_metadata_module: {self.path}: must define get_custom_metadata(info, audio)")
-        return function
+        return cast("CustomMetadata", function)

@@ -41,11 +41,13 @@ class Sound(NamedTuple):
         samples: float32 (T,), peak between -6 and -1 dBFS.
         name: Its class, one of `CLASSES`.
         caption: What somebody might write about it.
+        traits: What is audibly true of it, as `captions.caption` takes it.
     """
 
     samples: NDArray[np.float32]
     name: str
     caption: str
+    traits: tuple[str, ...]
 
 
 def make_sound(name: str, rng: np.random.Generator, *, sample_rate: int = SAMPLE_RATE, num_samples: int = NUM_SAMPLES) -> Sound:
@@ -67,7 +69,7 @@ def make_sound(name: str, rng: np.random.Generator, *, sample_rate: int = SAMPLE
     canvas = Canvas(rng, sample_rate, num_samples)
     take = VOICES[name](canvas)
     peak_db = canvas.uniform(-6.0, -1.0)
-    return Sound(finished(canvas, take.signal, peak_db=peak_db), name, caption(name, rng, traits=take.traits))
+    return Sound(finished(canvas, take.signal, peak_db=peak_db), name, caption(name, rng, traits=take.traits), tuple(take.traits))
 
 
 def render(name: str, rng: np.random.Generator, *, sample_rate: int = SAMPLE_RATE, num_samples: int = NUM_SAMPLES) -> NDArray[np.float32]:

@@ -157,6 +157,7 @@ def _condition(
         if model.conditioner is None:
             raise ConfigError("this model has no conditioner: give conditioning_tensors instead of conditioning")
         tensors = model.conditioner(metadata, device)
+    assert tensors is not None
     return model.get_conditioning_inputs(tensors, negative=negative)
 
 

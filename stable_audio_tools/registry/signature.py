@@ -12,7 +12,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -128,12 +128,12 @@ class _Module(NamedTuple):
         return {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _module(file: Path, name: str) -> _Module:
     tree = ast.parse(_read(file), filename=str(file))
     imports: dict[str, tuple[str, str]] = {}
@@ -332,7 +332,7 @@ def part_from_object(
 ) -> Part:
     """Describe a live class or function as a `Part`."""
     has_from_config = "from_config" in vars(thing)
-    constructor: Any = getattr(thing, "from_config") if has_from_config else thing
+    constructor: Any = thing.from_config if has_from_config else thing
     try:
         file, line = inspect.getsourcefile(thing) or "<unknown>", inspect.getsourcelines(thing)[1]
     except (OSError, TypeError):

@@ -77,7 +77,11 @@ def sample(
     times = grid(steps, time)
     alpha, sigma = find_objective(objective).alpha_sigma(times[0])
     x = noise if init is None else init * alpha + noise * sigma
-    return run(lambda x, t: predict(x, _per_item(t, x)), x, times, on_step=on_step)
+
+    def at_time(x: Tensor, t: Tensor) -> Tensor:
+        return predict(x, _per_item(t, x))
+
+    return run(at_time, x, times, on_step=on_step)
 
 
 def _sample_sigma(
@@ -126,11 +130,11 @@ def brownian_noise(x: Tensor, sigmas: Tensor) -> NoiseSource:
 
     Its seed is drawn from torch's global CPU stream.
     """
-    import torchsde
+    import torchsde  # pyright: ignore[reportMissingTypeStubs]
 
     levels = [float(sigma) for sigma in sigmas if sigma > 0]
     seed = int(torch.randint(0, 2**63 - 1, []).item())
-    tree = torchsde.BrownianTree(min(levels), torch.zeros_like(x), max(levels), entropy=seed)
+    tree: Any = torchsde.BrownianTree(min(levels), torch.zeros_like(x), max(levels), entropy=seed)
 
     def noise(sigma: Tensor, sigma_next: Tensor) -> Tensor:
         return -tree(float(sigma_next), float(sigma)) / (sigma - sigma_next).sqrt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class UniformTimesteps(TimestepSampler):
 
     def __init__(self) -> None:
         self.seed = int(torch.randint(2**31 - 1, ()))
-        self.engine = torch.quasirandom.SobolEngine(1, scramble=True, seed=self.seed)
+        self.engine: Any = torch.quasirandom.SobolEngine(1, scramble=True, seed=self.seed)
 
     def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
         return self.engine.draw(batch_size)[:, 0].to(device)

@@ -35,7 +35,7 @@ class LogSink:
             if isinstance(sink, TensorBoardLogger):
                 sink.experiment.add_audio(name, audio.mean(dim=0).clamp(-1, 1), step, sample_rate)
             elif isinstance(sink, WandbLogger):
-                import wandb
+                import wandb  # pyright: ignore[reportMissingImports]
 
                 sink.experiment.log({name: wandb.Audio(str(path), sample_rate=sample_rate, caption=name), "trainer/global_step": step})
             elif isinstance(sink, CometLogger):
@@ -49,7 +49,7 @@ class LogSink:
 
                 sink.experiment.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
             elif isinstance(sink, WandbLogger):
-                import wandb
+                import wandb  # pyright: ignore[reportMissingImports]
 
                 sink.experiment.log({name: wandb.Image(str(path)), "trainer/global_step": step})
             elif isinstance(sink, CometLogger):

@@ -217,7 +217,9 @@ def _load_weights(model: nn.Module, options: TrainOptions) -> None:
     if wants_pretransform and (pretransform is None or not hasattr(pretransform, "model")):
         raise ConfigError("--pretransform-ckpt-path and --remove-pretransform-weight-norm need a model with an 'autoencoder' pretransform")
     if options.remove_pretransform_weight_norm not in ("", "pre_load", "post_load"):
-        raise ConfigError(f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}")
+        raise ConfigError(
+            f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
+        )
     if options.remove_pretransform_weight_norm == "pre_load":
         remove_weight_norm_from_model(pretransform)  # type: ignore[arg-type]
     if options.pretransform_ckpt_path:
@@ -269,8 +271,12 @@ def _trainer(
         callbacks.append(TQDMProgressBar(refresh_rate=1))
     loggers = make_loggers(options.logger, folder=folder, project=options.name, run_id=folder.name)
     for sink in loggers:
-        sink.log_hyperparams(hyperparameters({**data, "seed": options.seed, "batch_size": options.batch_size, "started": time.strftime("%F %T")}))
-    on_cpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+        sink.log_hyperparams(
+            hyperparameters({**data, "seed": options.seed, "batch_size": options.batch_size, "started": time.strftime("%F %T")})
+        )
+    on_cpu = options.accelerator == "cpu" or (
+        options.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    )
     trainer = pl.Trainer(
         accelerator=options.accelerator,
         devices=1 if options.devices == "auto" and on_cpu else options.devices,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class T5Conditioner(Conditioner):
         return Condition(embedding * mask[..., None].float(), mask)
 
 
-@lru_cache(maxsize=None)
+@cache
 def encoder_width(name: str) -> int:
     """Width of a T5 encoder, without loading its weights.
 
@@ -85,7 +85,7 @@ def encoder_width(name: str) -> int:
     return int(_download(AutoConfig, name).d_model)
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_t5_tokenizer(name: str) -> Any:
     """The tokenizer, once per process."""
     from transformers import AutoTokenizer

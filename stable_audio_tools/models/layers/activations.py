@@ -59,6 +59,8 @@ def kaiser_sinc_filter(cutoff: float, half_width: float, kernel_size: int) -> Te
 
 
 class _Upsample2(nn.Module):
+    filter: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", kaiser_sinc_filter(0.25, 0.3, 12))
@@ -70,6 +72,8 @@ class _Upsample2(nn.Module):
 
 
 class _LowPass(nn.Module):
+    filter: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", kaiser_sinc_filter(0.25, 0.3, 12))

@@ -1,4 +1,4 @@
-"""Multi-head attention, always through torch's fused scaled-dot-product attention.
+"""Multi-head attention.
 
 Letters: B batch, L queries, S keys, H heads, G key/value heads, E features per head, D = H * E.
 """
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import apply_rotary
 from stable_audio_tools.models.layers.norms import DynamicTanh
 
@@ -125,7 +126,7 @@ class Attention(nn.Module):
         if self.kv_heads != self.num_heads:
             repeats = self.num_heads // self.kv_heads
             k_BGSE, v_BGSE = k_BGSE.repeat_interleave(repeats, dim=1), v_BGSE.repeat_interleave(repeats, dim=1)
-        return F.scaled_dot_product_attention(q_BHLE, k_BGSE, v_BGSE, attn_mask=mask, is_causal=is_causal)
+        return attend(q_BHLE, k_BGSE, v_BGSE, mask=mask, is_causal=is_causal)
 
 
 def window_mask(length: int, window: Sequence[int], device: torch.device) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -108,29 +108,40 @@ class TransformerBlock(nn.Module):
         """
         if rotary_angles is None and self.rope is not None:
             rotary_angles = self.rope.forward_from_seq_len(x.shape[1])
-        modulate = self.is_modulated and global_cond is not None
-        if modulate:
-            modulation = (self.to_scale_shift_gate + global_cond).unsqueeze(1)  # (B, 1, 6 D)
-            scale_self, shift_self, gate_self, scale_ff, shift_ff, gate_ff = modulation.chunk(6, dim=-1)
-
+        modulation = _Modulation.of(self.to_scale_shift_gate + global_cond) if self.is_modulated and global_cond is not None else None
         h = self.pre_norm(x)
-        if modulate:
-            h = h * (1 + scale_self) + shift_self
+        if modulation is not None:
+            h = h * (1 + modulation.scale_self) + modulation.shift_self
         h = self.self_attn(h, rotary_angles=rotary_angles, sliding_window=sliding_window)
-        if modulate:
-            h = h * torch.sigmoid(1 - gate_self)
+        if modulation is not None:
+            h = h * torch.sigmoid(1 - modulation.gate_self)
         x = x + self.self_attn_scale(h)
         if context is not None and self.cross_attend:
             x = x + self.cross_attn_scale(self.cross_attn(self.cross_attend_norm(x), context=context))
         if self.conformer is not None:
             x = x + self.conformer_scale(self.conformer(x))
         h = self.ff_norm(x)
-        if modulate:
-            h = h * (1 + scale_ff) + shift_ff
+        if modulation is not None:
+            h = h * (1 + modulation.scale_ff) + modulation.shift_ff
         h = self.ff(h)
-        if modulate:
-            h = h * torch.sigmoid(1 - gate_ff)
+        if modulation is not None:
+            h = h * torch.sigmoid(1 - modulation.gate_ff)
         return x + self.ff_scale(h)
+
+
+class _Modulation(NamedTuple):
+    """What a global condition does to the two branches of a block; each (B, 1, D)."""
+
+    scale_self: Tensor
+    shift_self: Tensor
+    gate_self: Tensor
+    scale_ff: Tensor
+    shift_ff: Tensor
+    gate_ff: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> _Modulation:  # (B, 6 D)
+        return cls(*values.unsqueeze(1).chunk(6, dim=-1))
 
 
 class ContinuousTransformer(nn.Module):

@@ -2,6 +2,7 @@
 
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.models.pretransforms.mel import MelPretransform
 from stable_audio_tools.models.pretransforms.patched import PatchedPretransform
 
-__all__ = ["AutoencoderPretransform", "PatchedPretransform", "Pretransform"]
+__all__ = ["AutoencoderPretransform", "MelPretransform", "PatchedPretransform", "Pretransform"]

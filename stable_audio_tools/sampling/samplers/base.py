@@ -12,7 +12,7 @@ Guidance, schedules, seeds, progress and data types are the business of `samplin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -45,9 +45,4 @@ def ignore(step: Step) -> None:
     """Report to nobody."""
 
 
-def pairwise(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Neighbours: (v0, v1), (v1, v2), ..."""
-    return zip(values[:-1], values[1:], strict=True)
-
-
-__all__ = ["SAMPLERS", "Network", "NoiseSource", "OnStep", "Step", "ignore", "pairwise"]
+__all__ = ["SAMPLERS", "Network", "NoiseSource", "OnStep", "Step", "ignore"]

@@ -6,11 +6,13 @@ Source: Lu et al. 2022, arXiv:2211.01095; the stochastic and third-order forms a
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from stable_audio_tools.families import SAMPLERS
-from stable_audio_tools.sampling.samplers.base import Network, NoiseSource, OnStep, Step, ignore, pairwise
+from stable_audio_tools.sampling.samplers.base import Network, NoiseSource, OnStep, Step, ignore
 
 
 @SAMPLERS.register("dpmpp-2m", objectives=("v",), space="sigma", grid="polyexponential")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor
 
 from stable_audio_tools.families import SAMPLERS
-from stable_audio_tools.sampling.samplers.base import Network, OnStep, Step, ignore, pairwise
+from stable_audio_tools.sampling.samplers.base import Network, OnStep, Step, ignore
 
 
 @SAMPLERS.register("euler", objectives=("rectified_flow", "rf_denoiser"), space="time", grid="log_snr")

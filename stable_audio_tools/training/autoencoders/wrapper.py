@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +151,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimizer step of the player whose turn it is."""
         reals, _ = unbatch(batch)
-        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        optimizers, schedulers = self.optimizers(), cast("Any", self.lr_schedulers())
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         schedulers = [] if schedulers is None else schedulers if isinstance(schedulers, list) else [schedulers]
         is_discriminator_turn = self.discriminator is not None and self.global_step % 2 == 1

@@ -70,7 +70,7 @@ class DemoCallback(pl.Callback):
             with isolated_randomness(self.seed), torch.no_grad():
                 self.demo(wrapper, batch, step)
             logger.info("demo of step %d took %.1f s: %s", step, time.perf_counter() - started, self._folder)
-        except Exception:  # noqa: BLE001  # a demo must never end a run
+        except Exception:  # a demo must never end a run
             self.num_failed += 1
             logger.exception("the demo of step %d failed (%d failed so far); training goes on", step, self.num_failed)
 
@@ -90,7 +90,9 @@ class DemoCallback(pl.Callback):
         audio = audio.float().cpu()
         path = stem.with_suffix(".wav")
         # Only what would clip is turned down: a normalised demo would hide wrong levels.
-        save(path, peak_normalize(audio) if float(audio.abs().max()) > 1 else audio, sample_rate, metadata={"step": str(step), "name": name})
+        save(
+            path, peak_normalize(audio) if float(audio.abs().max()) > 1 else audio, sample_rate, metadata={"step": str(step), "name": name}
+        )
         picture = spectrogram_image(audio, sample_rate, stem.with_suffix(".png"), title=f"{name}, step {step}")
         self.sink.log_audio(name, path, audio, sample_rate, step)
         self.sink.log_image(f"{name}_melspec", picture, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def a_weighting_taps(sample_rate: int, num_taps: int = 101) -> Tensor:
     )
     denominator = np.polymul(np.polymul(denominator, [1, 2 * math.pi * f3]), [1, 2 * math.pi * f2])
     b, a = scipy.signal.bilinear(numerator, denominator, fs=sample_rate)
-    frequencies, response = scipy.signal.freqz(b, a, worN=512, fs=sample_rate)
+    frequencies, response = scipy.signal.freqz(b, cast("Any", a), worN=512, fs=sample_rate)
     taps = scipy.signal.firls(num_taps, frequencies, np.abs(response), fs=sample_rate)
     return torch.tensor(taps.astype("float32"))
 

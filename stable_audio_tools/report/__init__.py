@@ -1,0 +1,1 @@
+"""HTML pages with players and pictures."""
