@@ -11,9 +11,11 @@ Four kinds of file are told apart by their contents, not by their names:
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,8 +117,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
         raise CheckpointError(f"{file}: {'is a folder, not a checkpoint file' if file.is_dir() else 'no such file'}")
     with file.open("rb") as stream:
         head = stream.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{file}: is a Git LFS pointer, not the weights; run 'git lfs pull' where it came from")
+    _refuse_by_head(file, head)
     content = _read_safetensors(file) if _is_safetensors(file, head) else _read_torch(file, trust)
     state_dict = content.get("state_dict", content)
     if not isinstance(state_dict, Mapping) or not any(isinstance(value, Tensor) for value in state_dict.values()):
@@ -125,10 +126,25 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     return Checkpoint(str(file), kind_of(state_dict, extra), dict(state_dict), extra)
 
 
+TORCH_HEADS = (b"PK", b"\x80")  # a zip file; the pickle that torch wrote before version 1.6
+
+
+def _refuse_by_head(file: Path, head: bytes) -> None:
+    """Say what a file is that is clearly no checkpoint."""
+    if not head:
+        raise CheckpointError(f"{file}: is empty; was it copied or downloaded completely?")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{file}: is a Git LFS pointer, not the weights; run 'git lfs pull' where it came from")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{file}: is a web page, not the weights; does the link that it came from ask to log in?")
+    if not _is_safetensors(file, head) and not head.startswith(TORCH_HEADS):
+        raise CheckpointError(f"{file}: is not a checkpoint: it begins with {head[:16]!r}")
+
+
 def _is_safetensors(file: Path, head: bytes) -> bool:
-    return file.suffix == ".safetensors" or (
-        len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.stat().st_size
-    )
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.stat().st_size:
+        return True
+    return file.suffix == ".safetensors" and not head.startswith(TORCH_HEADS)
 
 
 def _read_safetensors(file: Path) -> dict[str, Any]:
@@ -143,15 +159,17 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 
 def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=not trust)
+        source = io.BytesIO(file.read_bytes()) if file.suffix == ".safetensors" else file  # torch judges a path by its suffix
+        content = torch.load(source, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error) or "invalid load key" in str(error):
-            raise CheckpointError(f"{file}: not a checkpoint: {str(error).splitlines()[0]}") from error
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise CheckpointError(f"{file}: is not a checkpoint: a pickle, but not one that torch wrote") from error
         raise CheckpointError(
-            f"{file}: contains Python objects besides tensors ({str(error).splitlines()[0]}); loading them can run any code, so it is "
-            "refused; if the file is your own, convert it with read_checkpoint(path, trust=True)"
+            f"{file}: contains Python objects besides tensors ({found[1]}); loading them can run any code, so it is refused; if the file "
+            "is your own, convert it with read_checkpoint(path, trust=True)"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, UnicodeDecodeError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{file}: truncated or not a checkpoint ({file.stat().st_size:,} bytes; {reason}); was it copied or downloaded completely?"
@@ -244,13 +262,10 @@ class LoadReport(NamedTuple):
         return "; ".join(parts)
 
 
-def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
-    """Copy what fits by name and shape, and report what did not."""
+def compare_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
+    """What `copy_state_dict` would do."""
     own = model.state_dict()
     matched = [name for name, tensor in own.items() if name in state_dict and state_dict[name].shape == tensor.shape]
-    with torch.no_grad():
-        for name in matched:
-            own[name].copy_(state_dict[name])
     mismatched = {
         name: (tuple(state_dict[name].shape), tuple(tensor.shape))
         for name, tensor in own.items()
@@ -264,6 +279,16 @@ def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadR
         mismatched,
         sum(own[name].numel() for name in matched) / max(elements, 1),
     )
+
+
+def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
+    """Copy what fits by name and shape, and report what did not."""
+    report = compare_state_dict(model, state_dict)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name in report.matched:
+            own[name].copy_(state_dict[name])
+    return report
 
 
 def load_model_weights(model: nn.Module, path: str | Path, *, use_ema: bool = True) -> LoadReport:
@@ -283,9 +308,10 @@ def load_model_weights(model: nn.Module, path: str | Path, *, use_ema: bool = Tr
         )
     if checkpoint.kind not in (kind, "unknown"):
         raise checkpoint.wrong_kind(DESCRIPTIONS[kind], "this model")
-    report = copy_state_dict(model, state_dict)
+    report = compare_state_dict(model, state_dict)
     if not report.is_complete:
         raise CheckpointError(f"{path}: does not fit the model: {report}; was it made with this config?")
+    copy_state_dict(model, state_dict)
     logger.info("%s: %s", path, report)
     return report
 
@@ -306,9 +332,10 @@ def initialise_from(model: nn.Module, path: str | Path, *, flag: str = "--pretra
     kind = kind_of(model.state_dict())
     if checkpoint.kind != kind and not (checkpoint.kind == "unknown" or kind == "unknown"):
         raise checkpoint.wrong_kind(DESCRIPTIONS[kind], flag)
-    report = copy_state_dict(model, checkpoint.state_dict)
+    report = compare_state_dict(model, checkpoint.state_dict)
     if report.matched_share < min_share:
         raise CheckpointError(f"{path}: does not fit the model: {report}; {flag} wants a model with mostly the same config")
+    copy_state_dict(model, checkpoint.state_dict)
     logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s: %s", path, report)
     return report
 
@@ -327,9 +354,11 @@ def load_pretransform_weights(pretransform: nn.Module, path: str | Path, *, flag
     checkpoint = read_checkpoint(path)
     if checkpoint.kind not in ("autoencoder", "unknown"):
         raise checkpoint.wrong_kind("an autoencoder (unwrapped)", flag)
-    report = copy_state_dict(pretransform.get_submodule("model"), checkpoint.state_dict)
+    autoencoder = pretransform.get_submodule("model")
+    report = compare_state_dict(autoencoder, checkpoint.state_dict)
     if not report.is_complete:
         raise CheckpointError(f"{path}: does not fit the pretransform's autoencoder: {report}")
+    copy_state_dict(autoencoder, checkpoint.state_dict)
     logger.info("%s: %s", path, report)
     return report
 
@@ -341,9 +370,25 @@ def require_wrapped(path: str | Path, *, flag: str = "--ckpt-path") -> Checkpoin
         CheckpointError: If it is something else.
     """
     checkpoint = read_checkpoint(path)
-    if checkpoint.kind != "wrapped" or "loops" not in checkpoint.extra:
+    if checkpoint.kind != "wrapped":
         raise checkpoint.wrong_kind("a training checkpoint to resume", flag)
+    if "loops" not in checkpoint.extra:
+        raise CheckpointError(
+            f"{path}: holds the weights of a training checkpoint, but not the state of its run, which {flag} needs to resume it; make a "
+            "model of it with unwrap_model.py, and start from that with --pretrained-ckpt-path"
+        )
     return checkpoint
+
+
+def require_fit(wrapper: nn.Module, checkpoint: Checkpoint, *, flag: str = "--ckpt-path") -> None:
+    """Refuse the training checkpoint of another model, before anything is restored from it.
+
+    Raises:
+        CheckpointError: If a tensor is missing, of another shape, or has no place.
+    """
+    report = compare_state_dict(wrapper, checkpoint.state_dict)
+    if not report.is_complete or report.unexpected:
+        raise CheckpointError(f"{checkpoint.path}: does not fit this run: {report}; {flag} resumes a run with the same model config")
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------------------------

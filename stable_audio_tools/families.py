@@ -20,7 +20,12 @@ BACKBONES = Registry("BACKBONES", family="diffusion backbone", homes=("models.di
 OBJECTIVES = Registry("OBJECTIVES", family="diffusion objective", homes=("sampling.objectives",))
 SHIFTS = Registry("SHIFTS", family="distribution shift", homes=("sampling.shifts",))
 TIMESTEPS = Registry("TIMESTEPS", family="timestep sampler", homes=("sampling.timesteps",))
-SAMPLERS = Registry("SAMPLERS", family="sampler", homes=("sampling.samplers",))
+SAMPLERS = Registry(
+    "SAMPLERS",
+    family="sampler",
+    homes=("sampling.samplers",),
+    given=("denoise", "predict", "x", "sigmas", "times", "noise", "on_step"),
+)
 
 DATASETS = Registry("DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir"))
 
@@ -37,7 +42,7 @@ ALL = (
 
 
 def family(name: str) -> Registry:
-    """Find a registry by its family's name, singular or plural, with spaces or dashes.
+    """Find a registry by its family's name or a word of it, singular or plural, with spaces or dashes.
 
     Raises:
         ConfigError: If there is no such family; the message lists them.
@@ -49,7 +54,8 @@ def family(name: str) -> Registry:
     from stable_audio_tools.registry import unknown_name
 
     wanted = name.lower().replace("-", " ").replace("_", " ")
-    for registry in ALL:
-        if wanted in (registry.family, registry.family + "s", registry.symbol.lower().replace("_", " "), registry.family.split()[-1]):
-            return registry
+    whole = [registry for registry in ALL if wanted in (registry.family, registry.family + "s", registry.symbol.lower())]
+    partly = [registry for registry in ALL if wanted in (registry.symbol.lower().removesuffix("s"), registry.family.split()[-1])]
+    for registry in [*whole, *partly]:  # "sampler" is a family, and a word of "timestep sampler"
+        return registry
     raise ConfigError(unknown_name("family", name, [registry.family for registry in ALL]))

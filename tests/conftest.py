@@ -1,9 +1,15 @@
 """Fixtures for all tests."""
 
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,198 @@ def shared() -> Path:
         if (candidate / "data").is_dir():
             return candidate
     pytest.skip(f"no shared data: {'SAT_SHARED is ' + named if named else 'no folder shared/data above this checkout'}")
+
+
+# ---- tiny models and folders: what training, checkpoints and scripts are tested on ----------------------------------------------
+
+
+def _autoencoder_model(channels: int, latent_dim: int) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"channels": 8, "c_mults": [1, 2], "strides": [4, 4]}
+    return {
+        "encoder": {"type": "oobleck", "config": {"in_channels": channels, "latent_dim": 2 * latent_dim, **sizes}},
+        "decoder": {"type": "oobleck", "config": {"out_channels": channels, "latent_dim": latent_dim, **sizes}},
+        "bottleneck": {"type": "vae"},
+        "latent_dim": latent_dim,
+        "downsampling_ratio": 16,
+        "io_channels": channels,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder() -> Callable[..., dict[str, Any]]:
+    """``tiny_autoencoder(channels=1, adversary=False, **training)``: the config of a VAE of 16 samples per frame, at 8 kHz."""
+
+    def config(channels: int = 1, *, adversary: bool = False, losses: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
+        loss_configs: dict[str, Any] = {
+            "spectral": {"config": {"fft_sizes": [64, 32], "hop_sizes": [16, 8], "win_lengths": [64, 32]}, "weights": {"mrstft": 1.0}},
+            "time": {"weights": {"l1": 1.0}},
+        }
+        if adversary:
+            loss_configs["discriminator"] = {
+                "type": "encodec",
+                "config": {"filters": 2, "n_ffts": [64], "hop_lengths": [16], "win_lengths": [64]},
+                "weights": {"adversarial": 0.1, "feature_matching": 5.0},
+            }
+        return {
+            "model_type": "autoencoder",
+            "sample_size": 1024,
+            "sample_rate": 8000,
+            "audio_channels": channels,
+            "model": _autoencoder_model(channels, latent_dim=4),
+            "training": {
+                "learning_rate": 1e-3,
+                "use_ema": True,
+                "loss_configs": loss_configs | (losses or {}),
+                "demo": {"demo_every": 1000},
+                **training,
+            },
+        }
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion() -> Callable[..., dict[str, Any]]:
+    """``tiny_diffusion(pretransform=True, **training)``: a DiT on the latents of `tiny_autoencoder`, or on 8 kHz mono audio itself."""
+
+    def config(pretransform: bool = True, *, objective: str = "rectified_flow", **training: Any) -> dict[str, Any]:
+        width = 4 if pretransform else 1
+        names = ["seconds_start", "seconds_total"]
+        model: dict[str, Any] = {
+            "conditioning": {
+                "cond_dim": 8,
+                "configs": [
+                    {"id": "prompt", "type": "byte_text", "config": {"max_length": 16, "embed_dim": 8, "depth": 1, "num_heads": 2}},
+                    *({"id": name, "type": "number", "config": {"min_val": 0, "max_val": 10}} for name in names),
+                ],
+            },
+            "diffusion": {
+                "type": "dit",
+                "diffusion_objective": objective,
+                "cross_attention_cond_ids": ["prompt", *names],
+                "global_cond_ids": names,
+                "config": {"io_channels": width, "embed_dim": 16, "depth": 1, "num_heads": 2, "cond_token_dim": 8, "global_cond_dim": 16},
+            },
+            "io_channels": width,
+        }
+        if pretransform:
+            model["pretransform"] = {"type": "autoencoder", "config": _autoencoder_model(1, latent_dim=4)}
+        demo = {
+            "demo_every": 1000,
+            "demo_steps": 2,
+            "num_demos": 1,
+            "demo_cond": [{"prompt": "a kick", "seconds_start": 0, "seconds_total": 1}],
+            "demo_cfg_scales": [1],
+        }
+        return {
+            "model_type": "diffusion_cond",
+            "sample_size": 1024 if pretransform else 128,
+            "sample_rate": 8000,
+            "audio_channels": 1,
+            "model": model,
+            "training": {"learning_rate": 1e-3, "demo": demo, **training},
+        }
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def write_noises() -> Callable[..., Path]:
+    """``write_noises(folder, count=10)``: WAV files ``00.wav`` ... of half a second of noise at 8 kHz; returns the folder."""
+
+    def write(folder: Path, count: int = 10, *, seconds: float = 0.5, channels: int = 1) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(0)
+        for index in range(count):
+            noise = 0.2 * rng.standard_normal((int(8000 * seconds), channels))
+            soundfile.write(folder / f"{index:02}.wav", noise.clip(-1, 1), 8000)
+        return folder
+
+    return write
+
+
+# ---- configs of small networks, for tests of the networks themselves; every call returns a new dictionary ---------------------
+
+
+def oobleck_config(
+    *, bottleneck: str | None = "vae", strides=(2, 4), latent_dim: int = 4, channels: int = 4, audio_channels: int = 1, **model: Any
+) -> dict[str, Any]:
+    parts = {"channels": channels, "c_mults": [1, 2, 3][: len(strides)], "strides": list(strides), "use_snake": True}
+    width = latent_dim * (2 if bottleneck == "vae" else 1)
+    return {
+        "model_type": "autoencoder",
+        "sample_rate": 8000,
+        "sample_size": 512,
+        "audio_channels": audio_channels,
+        "model": {
+            "encoder": {"type": "oobleck", "config": {**parts, "in_channels": audio_channels, "latent_dim": width}},
+            "decoder": {"type": "oobleck", "config": {**parts, "out_channels": audio_channels, "latent_dim": latent_dim}},
+            **({"bottleneck": {"type": bottleneck}} if bottleneck else {}),
+            "latent_dim": latent_dim,
+            "downsampling_ratio": math.prod(strides),
+            "io_channels": audio_channels,
+            **model,
+        },
+    }
+
+
+def dit_config(*, objective: str = "v", pretransform: dict[str, Any] | None = None, io_channels: int = 8, **dit: Any) -> dict[str, Any]:
+    """Conditions ``prompt`` (cross-attention) and ``seconds_total`` (global). The default pretransform is patches of 8 samples."""
+    text = {"embed_dim": 16, "depth": 1, "num_heads": 2, "max_length": 24}
+    return {
+        "model_type": "diffusion_cond",
+        "sample_rate": 8000,
+        "sample_size": 512,
+        "audio_channels": 1,
+        "model": {
+            "pretransform": pretransform or {"type": "patched", "config": {"channels": 1, "patch_size": io_channels}},
+            "io_channels": io_channels,
+            "conditioning": {
+                "cond_dim": 16,
+                "configs": [
+                    {"id": "prompt", "type": "byte_text", "config": text},
+                    {"id": "seconds_total", "type": "number", "config": {"min_val": 0, "max_val": 10}},
+                ],
+            },
+            "diffusion": {
+                "type": "dit",
+                "diffusion_objective": objective,
+                "cross_attention_cond_ids": ["prompt"],
+                "global_cond_ids": ["seconds_total"],
+                "config": {
+                    "io_channels": io_channels,
+                    "embed_dim": 32,
+                    "depth": 2,
+                    "num_heads": 2,
+                    "cond_token_dim": 16,
+                    "global_cond_dim": 16,
+                    **dit,
+                },
+            },
+        },
+    }
+
+
+def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> torch.nn.Module:
+    """Give every matrix random weights, so that branches that start at zero have a say."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return model
+
+
+@pytest.fixture(name="oobleck_config", scope="session")
+def _oobleck_config() -> Callable[..., dict[str, Any]]:
+    return oobleck_config
+
+
+@pytest.fixture(name="dit_config", scope="session")
+def _dit_config() -> Callable[..., dict[str, Any]]:
+    return dit_config
+
+
+@pytest.fixture(name="randomise", scope="session")
+def _randomise() -> Callable[..., torch.nn.Module]:
+    return randomise

@@ -94,19 +94,20 @@ def mel_filterbank(sample_rate: int, *, n_fft: int, num_mels: int, min_hz: float
     highest = sample_rate / 2 if max_hz is None else max_hz
     if not 0 <= min_hz < highest <= sample_rate / 2:
         raise AudioError(f"mel bands from {min_hz:g} to {highest:g} Hz: the edges must lie in order between 0 and {sample_rate / 2:g} Hz")
-    mel_edges = torch.linspace(hz_to_mel(min_hz), hz_to_mel(highest), num_mels + 2, dtype=torch.float64)
-    edges = 700 * (10 ** (mel_edges / 2595) - 1)  # Hz, (M + 2,)
-    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)  # Hz, (F,)
-    left, centre, right = (edges[start : start + num_mels, None] for start in range(3))  # (M, 1) each
-    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)  # (M, F)
-    bands = torch.minimum(rising, falling).clamp_min(0)
-    empty = int((bands.sum(dim=1) == 0).sum())
+    with torch.device("cpu"), torch.inference_mode(False):  # cached: the next caller may be in another mode
+        mel_edges = torch.linspace(hz_to_mel(min_hz), hz_to_mel(highest), num_mels + 2, dtype=torch.float64)
+        edges = 700 * (10 ** (mel_edges / 2595) - 1)  # Hz, (M + 2,)
+        bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)  # Hz, (F,)
+        left, centre, right = (edges[start : start + num_mels, None] for start in range(3))  # (M, 1) each
+        rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)  # (M, F)
+        bands = torch.minimum(rising, falling).clamp_min(0).float()
+        empty = int((bands.sum(dim=1) == 0).sum())
     if empty:
         raise AudioError(
             f"{empty} of {num_mels} mel bands contain no frequency bin: at {sample_rate} Hz, n_fft = {n_fft} has a bin every "
             f"{sample_rate / n_fft:.1f} Hz; use fewer bands or a larger n_fft"
         )
-    return bands.float()
+    return bands
 
 
 def hz_to_mel(frequency_hz: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +28,14 @@ def demo(
 
     Stopped with Ctrl-C, it goes on where it was when the same command is given again.
     """
+    from stable_audio_tools.cli.main import quiet_lightning
     from stable_audio_tools.demo.run import DemoSettings, run_demo
     from stable_audio_tools.errors import ConfigError
 
+    quiet_lightning()
+    library = logging.getLogger("stable_audio_tools")
+    if not library.isEnabledFor(logging.DEBUG):
+        library.setLevel(logging.WARNING)  # the demo says what matters itself
     if audio_dir is None and (captions is not None or classes is not None):
         raise ConfigError("--captions and --classes describe a folder of your own: give --audio-dir too")
     settings = DemoSettings(

@@ -56,9 +56,14 @@ def set_up_logging(verbose: bool = False) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
     root.propagate = False
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning"):
-        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would warn about it
+
+
+def quiet_lightning() -> None:
+    """Let Lightning speak only when it warns. To be called after it was imported, since importing it sets its log level."""
+    if not logging.getLogger("stable_audio_tools").isEnabledFor(logging.DEBUG):
+        for name in ("pytorch_lightning", "lightning_fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _PlainFormatter(logging.Formatter):

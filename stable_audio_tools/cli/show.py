@@ -20,7 +20,7 @@ def show(
     print(f"{registry.family} {part.name!r}: {part.qualname}  [{part.file}:{part.line}]\n")
     print(part.doc.split("\nArgs:")[0].strip())
     if part.facts.get("trunk"):
-        print(f"\nIts config is a {part.facts['trunk']}: see 'sat schema'.")
+        print(f"\nIts config is a {part.facts['trunk']} object: see 'sat schema'.")
         return
     parameters = registry.schema(name).parameters
     print("\nconfig:" if parameters else "\nIt has no options.")

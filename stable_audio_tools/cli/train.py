@@ -35,11 +35,11 @@ def read_defaults(path: Path, known: list[str]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; --config-file names an INI file with default options, such as defaults.ini")
-    parser = configparser.ConfigParser(inline_comment_prefixes=("#", ";"))
+    parser = configparser.ConfigParser(inline_comment_prefixes=("#", ";"), interpolation=None)
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
-    except configparser.Error as error:
-        raise ConfigError(str(error)) from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
     values: dict[str, Any] = {}
     for section in (parser.default_section, *parser.sections()):
         for key, text in parser[section].items():
@@ -110,9 +110,11 @@ def train(
 
     The run's folder, below --save-dir, gets checkpoints, demos, and curves for TensorBoard. Ctrl-C or SIGTERM saves a checkpoint and stops.
     """
+    from stable_audio_tools.cli.main import quiet_lightning
     from stable_audio_tools.training.run import TrainOptions
     from stable_audio_tools.training.run import train as run
 
+    quiet_lightning()
     result = run(
         TrainOptions(
             model_config=model_config,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import ALL
-from stable_audio_tools.registry import Mistake, Registry, Schema, unknown_name
+from stable_audio_tools.registry import Mistake, Registry, Schema
 from stable_audio_tools.registry.schema import Location
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -19,7 +21,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Strict(BaseModel):
     """A trunk object: fixed keys, typed, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     def conflicts(self) -> Iterator[Mistake]:
         """Contradictions between values that are each fine; locations relative to this object."""
@@ -27,14 +29,17 @@ class Strict(BaseModel):
 
 
 def part_mistakes(
-    registry: Registry, name: str, location: Location, config: Mapping[str, Any] | None, config_location: Location
+    registry: Registry, name: Any, location: Location, config: Mapping[str, Any] | None, config_location: Location
 ) -> Iterator[Mistake]:
     """Mistakes in a part that is named by a plain string beside its options, rather than by a component."""
-    if name not in registry:
-        yield Mistake(location, unknown_name(registry.family, name, registry.names()), "unknown_type")
-    elif config is not None:
-        for mistake in registry.check(name, config):
+    if not isinstance(name, str):
+        yield Mistake(location, f"input should be a valid string, got {name!r}")
+        return
+    try:
+        for mistake in registry.check(name, config or {}):
             yield mistake.under(*config_location)
+    except ConfigError as error:
+        yield Mistake(location, str(error), "unknown_type")
 
 
 class Component(Strict):
@@ -50,14 +55,24 @@ class Component(Strict):
         return next(registry for registry in ALL if registry.symbol == cls.family)
 
     @property
-    def schema_of_part(self) -> Schema:
-        """What the part accepts."""
-        return self.registry().schema(self.type)
+    def schema_of_part(self) -> Schema | None:
+        """What the part accepts; None if there is no such part."""
+        with suppress(ConfigError):
+            return self.registry().schema(self.type)
+        return None
 
     def value(self, key: str) -> Any:
-        """The part's value for ``key``: from the config or its default; None if it has no such parameter."""
-        return self.schema_of_part.value(self.config, key)
+        """The part's value for ``key``: from the config or its default; None if it has no such parameter, or the value is wrong."""
+        schema = self.schema_of_part
+        if schema is None or any(m.location[:1] == (key,) and m.kind != "warning" for m in schema.mistakes(self.config)):
+            return None
+        return schema.value(self.config, key)
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the part is known by name. Of others (``"my_package.module:Thing"``, typing errors) there are no facts."""
+        return self.type in self.registry() and ":" not in self.type
 
     def fact(self, name: str) -> Any:
         """What the part states about itself in its registration; None if nothing."""
-        return self.registry().part(self.type).facts.get(name)
+        return self.registry().part(self.type).facts.get(name) if self.is_registered else None

@@ -5,23 +5,23 @@ from __future__ import annotations
 import logging
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from stable_audio_tools.config.base import Component, Strict
+from stable_audio_tools.config.base import Component, Strict, part_mistakes
 from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS, ModelConfig, PretransformBlock
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.registry import Mistake, unknown_name
-from stable_audio_tools.registry.schema import Location, mistakes_of, path_text, without_comments
+from stable_audio_tools.registry.schema import Location, keys_of, mistakes_of, path_text, without_comments
 
 logger = logging.getLogger(__name__)
 _warned: set[tuple[str, str]] = set()
+Block = TypeVar("Block", bound=Strict)
 
 
 def check_model_config(data: Any) -> list[Mistake]:
@@ -32,8 +32,10 @@ def check_model_config(data: Any) -> list[Mistake]:
     model_type = data.get("model_type")
     if model_type is None:
         return [Mistake((), f"model_type: required key is missing; one of {', '.join(MODEL_CONFIGS)}", "missing")]
-    if not isinstance(model_type, str) or model_type not in MODEL_CONFIGS:
-        return [Mistake(("model_type",), unknown_name("model_type", str(model_type), list(MODEL_CONFIGS)), "unknown_type")]
+    if not isinstance(model_type, str):
+        return [Mistake(("model_type",), f"input should be a valid string, got {model_type!r:.60}")]
+    if model_type not in MODEL_CONFIGS:
+        return [Mistake(("model_type",), unknown_name("model_type", model_type, list(MODEL_CONFIGS)), "unknown_type")]
     return _check_trunk(MODEL_CONFIGS[model_type], without_comments(data), ())
 
 
@@ -45,9 +47,10 @@ def check_dataset_config(data: Any) -> list[Mistake]:
     kind = data.get("dataset_type")
     if kind is None:
         return [Mistake((), f"dataset_type: required key is missing; one of {', '.join(DATASETS.names())}", "missing")]
-    if not isinstance(kind, str) or kind not in DATASETS:
-        return [Mistake(("dataset_type",), unknown_name("dataset_type", str(kind), DATASETS.names()), "unknown_type")]
-    return DATASETS.check(kind, {key: value for key, value in data.items() if key != "dataset_type"})
+    if isinstance(kind, str) and kind not in DATASETS:
+        return [Mistake(("dataset_type",), unknown_name("dataset_type", kind, DATASETS.names()), "unknown_type")]
+    config = {key: value for key, value in data.items() if key != "dataset_type"}
+    return list(part_mistakes(DATASETS, kind, ("dataset_type",), config, ()))
 
 
 def check_source(source: Source) -> list[Mistake]:
@@ -75,7 +78,28 @@ def parse_model_config(config: str | Path | Mapping[str, Any], *, strict: bool =
     data: Any = without_comments(source.data)
     if not strict and isinstance(data, dict):
         cast("dict[str, Any]", data).pop("training", None)
-    mistakes = check_model_config(data)
+    _settle(source, data, check_model_config(data), strict=strict)
+    return MODEL_CONFIGS[data["model_type"]].model_validate(data)
+
+
+def parse_block(block: type[Block], config: Mapping[str, Any], *, name: str) -> Block:
+    """One trunk object by itself, such as a ``pretransform`` block, in its typed form. Unknown trunk keys are warned about and dropped.
+
+    Args:
+        block: Its type.
+        config: Plain data; read, never written.
+        name: What to call it in messages.
+
+    Raises:
+        ConfigError: With every mistake, one per line.
+    """
+    data: Any = without_comments(config)
+    _settle(Source(data, name), data, _check_trunk(block, data, ()), strict=False)
+    return block.model_validate(data)
+
+
+def _settle(source: Source, data: Any, mistakes: list[Mistake], *, strict: bool) -> None:
+    """Raise errors, log warnings, and take unknown trunk keys out of ``data`` unless ``strict`` makes them errors."""
     dropped = [m for m in mistakes if m.kind == "unknown_key" and not strict and _is_trunk(data, m.location)]
     for mistake, line in [(m, source.report([m])[0]) for m in mistakes if m in dropped or m.kind == "warning"]:
         if (line, mistake.message) not in _warned:
@@ -86,7 +110,6 @@ def parse_model_config(config: str | Path | Mapping[str, Any], *, strict: bool =
         raise ConfigError("\n".join(source.report(errors)))
     for mistake in dropped:
         _remove(data, mistake.location)
-    return MODEL_CONFIGS[data["model_type"]].model_validate(data)
 
 
 def _is_trunk(data: Any, location: Location) -> bool:
@@ -112,17 +135,20 @@ def _check_trunk(model: type[Strict], data: Any, location: Location) -> list[Mis
     try:
         model.model_validate(data)
     except ValidationError as error:
-        found = [m.under(*location) for m in mistakes_of(error, data, known=partial(_keys_at, model))]
+        found = [m.under(*location) for m in mistakes_of(error, data, known=partial(keys_of, model))]
     return found + _check_nested(model, data, location)
 
 
 def _check_nested(model: type[Strict], data: Any, location: Location) -> list[Mistake]:
     """Mistakes that validating the trunk does not see: those of its parts, and conflicts between values."""
+    if not isinstance(data, Mapping):
+        return []
     found: list[Mistake] = []
     if issubclass(model, Component):
         found += _check_component(model, data, location)
-    with suppress(ValidationError):  # reported by the validation of the whole
-        found += [mistake.under(*location) for mistake in _safe_conflicts(model.model_validate(data))]
+    parsed = _parsed(model, data)
+    if parsed is not None:
+        found += [mistake.under(*location) for mistake in parsed.conflicts()]
     for child, value, child_location in _children(model, data, location):
         found += _check_nested(child, value, child_location)
     return found
@@ -149,12 +175,18 @@ def _check_component(block: type[Component], data: Any, location: Location) -> l
     return [mistake.under(*location, "config") for mistake in found] + nested
 
 
-def _safe_conflicts(parsed: Strict) -> list[Mistake]:
-    """Cross-checks of one object. They look into parts, so an unknown part (reported elsewhere) ends them."""
+def _parsed(model: type[Strict], data: Any) -> Strict | None:
+    """A trunk object without its unknown keys; None if anything else is wrong with it, which validating the whole has reported."""
     try:
-        return list(parsed.conflicts())
-    except ConfigError:
-        return []
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = mistakes_of(error, data, known=partial(keys_of, model))
+        if any(mistake.kind != "unknown_key" for mistake in found):
+            return None
+        data = without_comments(data)  # a copy
+        for mistake in found:
+            _remove(data, mistake.location)
+        return model.model_validate(data)
 
 
 def _children(model: type[BaseModel], data: Any, location: Location) -> Iterator[tuple[type[Strict], Any, Location]]:
@@ -179,17 +211,12 @@ def _trunk_types(annotation: Any) -> Iterator[type[Strict]]:
         yield from _trunk_types(argument)
 
 
-def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
-    here: type[BaseModel] = model
-    for item in location:
-        if isinstance(item, int):
-            continue
-        field = here.model_fields.get(item)
-        inner = next(_trunk_types(field.annotation), None) if field else None
-        if inner is None:
-            return []
-        here = inner
-    return list(here.model_fields)
-
-
-__all__ = ["PretransformBlock", "check_dataset_config", "check_model_config", "check_source", "parse_model_config", "path_text"]
+__all__ = [
+    "PretransformBlock",
+    "check_dataset_config",
+    "check_model_config",
+    "check_source",
+    "parse_block",
+    "parse_model_config",
+    "path_text",
+]

@@ -11,6 +11,7 @@ from stable_audio_tools.config.base import Component
 from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.registry import Registry
+from stable_audio_tools.registry.signature import COMPUTED
 
 Json = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -39,6 +40,8 @@ def dataset_schema() -> Json:
         schema["properties"] = {"dataset_type": {"const": part.name}, **schema.get("properties", {})}
         schema["required"] = ["dataset_type", *schema.get("required", [])]
         choices.append(schema)
+    for definition in definitions.values():
+        _allow_comments(definition)
     return {"$schema": DIALECT, "title": "dataset config", "oneOf": choices, "$defs": definitions}
 
 
@@ -58,8 +61,11 @@ def _part_schema(registry: Registry, name: str, definitions: Json) -> Json:
     definitions.update(result.pop("$defs", {}))
     result["description"] = registry.part(name).summary
     for parameter in schema.parameters:
-        if parameter.doc and parameter.name in result.get("properties", {}):
-            result["properties"][parameter.name]["description"] = parameter.doc
+        described = result["properties"][parameter.name]
+        if parameter.doc:
+            described["description"] = parameter.doc
+        if parameter.default is COMPUTED:
+            described.pop("default", None)
     _allow_comments(result)
     return result
 

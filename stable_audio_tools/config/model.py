@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_mistakes
@@ -48,14 +48,16 @@ class PretransformBlock(Component):
 
     def ratio(self) -> int | None:
         """Samples per step of its output, if it can be told from the config."""
-        keys = self.fact("ratio_key")
-        values = [self.config.get(key, self.value(key)) for key in ([keys] if isinstance(keys, str) else keys or ())]
-        return math.prod(values) if values and all(isinstance(value, int) for value in values) else None
+        return self._product(self.fact("ratio_key"))
 
     def width(self) -> int | None:
         """Channels of its output, if they can be told from the config."""
-        key = self.fact("width_key")
-        return self.config.get(key, self.value(key)) if key else None
+        return self._product(self.fact("width_key"))
+
+    def _product(self, keys: str | Sequence[str] | None) -> int | None:
+        get = self.config.get if self.fact("trunk") else self.value
+        values: list[Any] = [get(key) for key in ([keys] if isinstance(keys, str) else keys or ())]
+        return math.prod(values) if values and all(type(value) is int and value > 0 for value in values) else None
 
 
 class AutoencoderModel(Strict):
@@ -77,24 +79,24 @@ class AutoencoderModel(Strict):
 
     def _ratio_conflicts(self) -> Iterator[Mistake]:
         inner = 1 if self.pretransform is None else self.pretransform.ratio()
+        if inner is None:
+            return
+        found: dict[int, str] = {}  # ratio -> what it follows from; encoder and decoder that agree are one mistake
         for name, block in (("encoder", self.encoder), ("decoder", self.decoder)):
-            key, strides = _strides(block)
-            if strides is None or inner is None:
-                continue
-            product = math.prod(strides) * inner
-            if product != self.downsampling_ratio:
-                through = f" times the pretransform's {inner}" if inner != 1 else ""
-                yield Mistake(
-                    ("downsampling_ratio",),
-                    f"is {self.downsampling_ratio}, but {name}.config.{key} {strides} multiply to {math.prod(strides)}{through}"
-                    f"{f' = {product}' if through else ''}",
-                    "conflict",
-                )
+            keys, strides = _strides(block)
+            if strides:
+                ratio = math.prod(strides) * inner
+                through = f" times the pretransform's {inner} = {ratio}" if inner != 1 else ""
+                found.setdefault(ratio, f"{name}.config.{' and '.join(keys)} {strides} multiply to {math.prod(strides)}{through}")
+        for ratio, text in found.items():
+            if ratio != self.downsampling_ratio:
+                yield Mistake(("downsampling_ratio",), f"is {self.downsampling_ratio}, but {text}", "conflict")
 
     def _width_conflicts(self) -> Iterator[Mistake]:
         bottleneck = self.bottleneck
+        is_known = bottleneck is None or bottleneck.is_registered
         factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
-        width = self.encoder.value("latent_dim")
+        width = self.encoder.value("latent_dim") if is_known else None
         if width is not None and width != factor * self.latent_dim:
             why = (
                 f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale"
@@ -103,7 +105,7 @@ class AutoencoderModel(Strict):
             )
             yield Mistake(("encoder", "config", "latent_dim"), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict")
         added = (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
-        width = self.decoder.value("latent_dim")
+        width = self.decoder.value("latent_dim") if is_known else None
         if width is not None and width != self.latent_dim + added:
             why = f"latent_dim + noise_augment_dim {added}" if added else "latent_dim"
             yield Mistake(("decoder", "config", "latent_dim"), f"is {width}, but must be {self.latent_dim + added} ({why})", "conflict")
@@ -125,7 +127,8 @@ class ConditionerBlock(Component):
 
     def width(self, cond_dim: int) -> int:
         """Channels of the embedding."""
-        return self.config.get("output_dim", cond_dim)
+        width = self.config.get("output_dim", cond_dim)
+        return width if type(width) is int else cond_dim  # a wrong one is reported elsewhere
 
 
 class ConditioningModel(Strict):
@@ -220,9 +223,11 @@ class DiffusionCondModel(Strict):
 
     def _channel_conflicts(self) -> Iterator[Mistake]:
         width = self.pretransform.width() if self.pretransform else None
-        if width is not None and width != self.io_channels:
+        if self.pretransform is not None and width is not None and width != self.io_channels:
+            keys = self.pretransform.fact("width_key")
+            source = keys if isinstance(keys, str) else " * ".join(keys)
             yield Mistake(
-                ("io_channels",), f"is {self.io_channels}, but the pretransform gives {width} channels (its latent_dim)", "conflict"
+                ("io_channels",), f"is {self.io_channels}, but the pretransform gives {width} channels (its {source})", "conflict"
             )
         channels = self.diffusion.value("io_channels")
         if channels is not None and channels != self.io_channels:
@@ -251,7 +256,7 @@ class ModelConfig(Strict):
     def conflicts(self) -> Iterator[Mistake]:
         multiple = self.input_multiple()
         if multiple and self.sample_size and self.sample_size % multiple:
-            rounded = round(self.sample_size / multiple) * multiple
+            rounded = max(1, round(self.sample_size / multiple)) * multiple
             yield Mistake(
                 ("sample_size",),
                 f"warning: {self.sample_size} is not a multiple of {multiple} samples, the model's step; {rounded} is",
@@ -285,8 +290,8 @@ MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {"autoencoder": AutoencoderConf
 TRUNK_CONFIGS: Mapping[str, type[Strict]] = {"AutoencoderModel": AutoencoderModel}  # trunk objects that are the config of a part
 
 
-def _strides(block: Component) -> tuple[str, list[int] | None]:
-    """The parameters that multiply to a block's ratio, as text, and their values."""
+def _strides(block: Component) -> tuple[list[str], list[int]]:
+    """The parameters that multiply to a block's ratio, and their values."""
     names: list[str] = []
     values: list[int] = []
     for key in ("hop_length", "strides", "ratios", "rates"):
@@ -294,7 +299,7 @@ def _strides(block: Component) -> tuple[str, list[int] | None]:
         if value is not None:
             names.append(key)
             values += cast("list[int]", value) if isinstance(value, (list, tuple)) else [value]
-    return " and ".join(names), values or None
+    return names, values
 
 
 __all__ = [

@@ -16,6 +16,7 @@ from stable_audio_tools.registry.schema import Location, is_comment, path_text
 
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 SPACE = re.compile(r"[ \t\r\n]*")
+MAX_DIGITS = 1000  # longer integers are an accident, and Python refuses to read them
 LITERALS = {"true": True, "false": False, "null": None, "NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -65,10 +66,12 @@ def read_source(config: str | Path | Mapping[str, Any], *, name: str = "config")
         name: What to call a dict in messages.
 
     Raises:
-        ConfigError: If the file cannot be read or is not JSON; the message has the line and column.
+        ConfigError: If it is neither, or the file cannot be read or is not JSON; the message then has the line and column.
     """
     if isinstance(config, Mapping):
         return Source(config, name)
+    if not isinstance(config, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{name}: must be an object, or the path of a JSON file, got {config!r:.60}")
     path = Path(config)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -143,7 +146,11 @@ class _Parser:
         if match is None:
             return self.fail(index, f"expected a value, found {char!r}" if char else "the text ends where a value should be")
         number = match.group()
-        return (int(number) if re.fullmatch(r"-?\d+", number) else float(number)), match.end()
+        if not re.fullmatch(r"-?\d+", number):
+            return float(number), match.end()
+        if len(number) > MAX_DIGITS:
+            return self.fail(index, f"a number of {len(number)} digits")
+        return int(number), match.end()
 
     def string(self, index: int) -> tuple[str, int]:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from stable_audio_tools.config.base import Component, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
-from stable_audio_tools.families import LOSSES, TIMESTEPS
+from stable_audio_tools.families import LOSSES, SCHEDULERS, TIMESTEPS
 from stable_audio_tools.registry import Mistake
 
 
@@ -22,6 +22,10 @@ class SchedulerBlock(Strict):
 
     type: str
     config: dict[str, Any] = {}
+
+    def conflicts(self) -> Iterator[Mistake]:
+        if self.type in SCHEDULERS:  # torch's own are checked when training starts
+            yield from part_mistakes(SCHEDULERS, self.type, ("type",), self.config, ("config",))
 
 
 class OptimizerConfig(Strict):

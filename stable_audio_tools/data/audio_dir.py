@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from stable_audio_tools.families import DATASETS
 
 logger = logging.getLogger(__name__)
 SILENCE_DB = -60.0
-MAX_ATTEMPTS = 200  # different items tried before giving up on finding a usable one
+MAX_ATTEMPTS = 200  # crops tried before giving up on finding a usable one
 UNKNOWN, UNREADABLE = -1, -2  # instead of a length, in the table that all workers share
 
 
@@ -93,6 +93,8 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
             raise DataError(f"force_channels must be 'mono', 'stereo' or a number, got {force_channels!r}")
         self.num_channels = names[force_channels] if isinstance(force_channels, str) else force_channels
         self.augment_phase = augment_phase
+        if not configs:
+            raise DataError("datasets: the list is empty; give at least one folder")
         self.files = [file for config in configs for file in _files_of(config)]
         if not self.files:
             raise DataError(f"no audio files in {', '.join(str(config.path) for config in configs)}")
@@ -110,17 +112,25 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         return len(self.files)
 
     def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
-        rng = random.Random(f"{key.seed}/{key.epoch}/{key.index}") if isinstance(key, ItemKey) else random
         index = key.index if isinstance(key, ItemKey) else key
-        reason = ""
-        for _ in range(min(MAX_ATTEMPTS, 4 * len(self.files))):
-            if int(self.lengths[index]) != UNREADABLE:
-                item, why = self._item(index, rng)
-                if item is not None:
-                    return item
-                reason = why or reason
-            index = rng.randrange(len(self.files))
+        reason, tried = "", 0
+        for attempt, candidate in enumerate(self._candidates(index, _stream(key, "order"))):
+            if int(self.lengths[candidate]) == UNREADABLE:
+                continue
+            item, why = self._item(candidate, _stream(key, attempt))
+            if item is not None:
+                return item
+            reason, tried = why, tried + 1
+            if tried == MAX_ATTEMPTS:
+                break
         raise DataError(f"no usable audio found in {len(self.files)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
+
+    def _candidates(self, index: int, rng: Any) -> Iterator[int]:
+        """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
+        yield index
+        count = len(self.files)
+        while bool((self.lengths != UNREADABLE).any()):
+            yield from rng.sample(range(count), min(count, MAX_ATTEMPTS))
 
     def _item(self, index: int, rng: Any) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
         """The item, or None and why there is none."""
@@ -169,6 +179,13 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         bad = (self.lengths == UNREADABLE).nonzero().flatten().tolist()
         names = ", ".join(str(self.files[index].path) for index in bad[:5]) + (", ..." if len(bad) > 5 else "")
         return f"{len(bad)} of {len(self.files)} files unreadable{f' ({names})' if bad else ''}"
+
+
+def _stream(key: int | ItemKey, purpose: str | int) -> Any:
+    """Randomness of one attempt at an item. A stream for each, so that a file which fails leaves no trace in what takes its place."""
+    if not isinstance(key, ItemKey):
+        return random
+    return random.Random(f"{key.seed}/{key.epoch}/{key.index}{f'/{purpose}' if purpose else ''}")
 
 
 def _files_of(config: LocalDatasetConfig) -> list[_File]:

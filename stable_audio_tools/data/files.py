@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
@@ -26,12 +26,21 @@ def find_audio_files(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTEN
     if not root.is_dir():
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}; a dataset's path is a folder of audio files")
     accepted = frozenset(extensions)
-    found: list[Path] = []
-    seen: set[str] = set()
+    return sorted(
+        Path(parent, name)
+        for parent, _, names in _walk(root)
+        for name in names
+        if not name.startswith(".") and Path(name).suffix.lower() in accepted
+    )
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Folder, its sub-folders and its files, for each real folder below ``root`` once."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
+    seen: set[str] = set()
     for parent, folders, names in os.walk(root, followlinks=True, onerror=fail):
         real = os.path.realpath(parent)
         if real in seen:
@@ -39,12 +48,11 @@ def find_audio_files(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTEN
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in accepted]
-    return sorted(found)
+        yield parent, folders, names
 
 
 def fast_scandir(dir: str, ext: Sequence[str]) -> tuple[list[str], list[str]]:  # noqa: A002
     """Sub-folders and files with one of the extensions, recursively. Kept for scripts that call it; see `find_audio_files`."""
     extensions = {suffix.lower() if suffix.startswith(".") else f".{suffix.lower()}" for suffix in ext}
-    folders = sorted(str(Path(parent, name)) for parent, names, _ in os.walk(dir, followlinks=True) for name in names)
-    return folders, [str(path) for path in find_audio_files(dir, extensions)]
+    files = [str(path) for path in find_audio_files(dir, extensions)]
+    return sorted(str(Path(parent, name)) for parent, folders, _ in _walk(Path(dir)) for name in folders), files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
 
@@ -16,11 +17,12 @@ from stable_audio_tools.data.base import ItemKey
 class ResumableSampler(DistributedSampler[ItemKey]):
     """Item keys of one pass through a dataset, shuffled by seed and epoch, split over the processes of a distributed run.
 
-    A `DistributedSampler` by type, so that Lightning leaves it alone; process group and rank are looked up when a pass begins.
+    A `DistributedSampler` by type, so that Lightning leaves it alone; process group and rank are looked up when a pass begins. Lightning
+    calls `set_epoch`; where nobody does, each pass is the next epoch.
 
     Args:
         dataset: What is sampled.
-        shuffle: Whether to shuffle; otherwise in order.
+        shuffle: Whether to shuffle; otherwise every pass is the same, in order and with the same crops, as validation wants.
         seed: None draws one from torch's global stream.
         drop_last: Leave out items that do not split evenly over processes, rather than repeating some.
     """
@@ -29,6 +31,12 @@ class ResumableSampler(DistributedSampler[ItemKey]):
         super().__init__(dataset, num_replicas=1, rank=0, shuffle=shuffle, drop_last=drop_last)  # type: ignore[arg-type]
         self.seed = int(torch.randint(2**31 - 1, ())) if seed is None else seed
         self.start = 0  # items of this process to leave out at the beginning of the next pass
+        self._was_used = False  # whether a pass of this epoch has begun
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is."""
+        super().set_epoch(epoch)
+        self._was_used = False
 
     def _split(self) -> tuple[int, int]:
         """Number of processes and the rank of this one."""
@@ -41,6 +49,12 @@ class ResumableSampler(DistributedSampler[ItemKey]):
         total = len(self.dataset)  # type: ignore[arg-type]
         return total // world if self.drop_last else -(-total // world)
 
+    def begin_pass(self) -> None:
+        """Go to the next epoch, unless it was set."""
+        if self._was_used:
+            self.epoch += 1
+        self._was_used = True
+
     def __iter__(self) -> Iterator[ItemKey]:
         world, rank = self._split()
         total = len(self.dataset)  # type: ignore[arg-type]
@@ -49,7 +63,7 @@ class ResumableSampler(DistributedSampler[ItemKey]):
         count = len(self) * world
         order = (order * -(-count // total))[:count]
         mine, self.start = order[rank::world][self.start :], 0
-        return iter([ItemKey(index, self.epoch, self.seed) for index in mine])
+        return iter([ItemKey(index, self.epoch if self.shuffle else 0, self.seed) for index in mine])
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -58,8 +72,9 @@ class ResumableLoader(DataLoader[Any]):
     _delivered = 0  # batches of this pass
 
     def __iter__(self) -> Any:
-        sampler = self.sampler
-        self._delivered = sampler.start // (self.batch_size or 1) if isinstance(sampler, ResumableSampler) else 0
+        if isinstance(self.sampler, ResumableSampler):
+            self.sampler.begin_pass()
+            self._delivered = self.sampler.start // (self.batch_size or 1)
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -81,6 +96,7 @@ class ResumableLoader(DataLoader[Any]):
         sampler.seed = state["seed"]
         sampler.set_epoch(state["epoch"])
         sampler.start = state["batches"] * (self.batch_size or 1)
+        self._delivered = state["batches"]
 
 
 def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:
@@ -112,5 +128,13 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         drop_last=drop_last,
         collate_fn=collation_fn,
+        worker_init_fn=_leave_signals_to_main,
         generator=torch.Generator().manual_seed(sampler.seed),
     )
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Ctrl-C, and many a SIGTERM, reach every process of a group. Workers that died of it would end the run before it can save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Only the first one: the main process ends a stuck worker with SIGTERM too, and more than once.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,10 +46,10 @@ class Captions:
         metadata |= self.rows.get(path.relative_to(self.folder).as_posix(), {})
         text, data = path.with_suffix(".txt"), path.with_suffix(".json")
         if text.is_file():
-            metadata[self.key] = text.read_text(encoding="utf-8-sig").strip()
+            metadata[self.key] = _read_text(text).strip()
         if data.is_file():
             try:
-                values = json.loads(data.read_text(encoding="utf-8-sig"))
+                values = json.loads(_read_text(data))
             except json.JSONDecodeError as error:
                 raise DataError(f"{data}:{error.lineno}:{error.colno}  not valid JSON: {error.msg}") from error
             if not isinstance(values, dict):
@@ -65,23 +66,30 @@ def read_captions(table: Path, key: str = "prompt") -> dict[str, dict[str, Any]]
     Raises:
         DataError: If it is missing, lacks the columns ``path`` and ``caption``, or names a file twice.
     """
+    reader = csv.DictReader(io.StringIO(_read_text(table), newline=""))
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{table}: cannot be read: {error}") from error
-    reader = csv.DictReader(text.splitlines(keepends=True))
-    columns = reader.fieldnames or []
+        columns = reader.fieldnames or []
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{table}:{reader.line_num + 1}: not valid CSV: {error}") from error
     caption = next((name for name in ("caption", key) if name in columns), None)
     if "path" not in columns or caption is None:
         raise DataError(f"{table}: needs a header with the columns 'path' and 'caption', got: {', '.join(columns) or 'nothing'}")
     rows: dict[str, dict[str, Any]] = {}
-    for row in reader:
+    for line, row in lines:
         path = (row["path"] or "").replace("\\", "/").removeprefix("./")
         if path in rows:
-            raise DataError(f"{table}:{reader.line_num}: {path!r} is named twice")
+            raise DataError(f"{table}:{line}: {path!r} is named twice")
         others = {name: value for name, value in row.items() if name and value is not None and name not in RESERVED and name != caption}
         rows[path] = {**others, key: (row[caption] or "").strip()}
     return rows
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
 
 
 class MetadataModule:
@@ -104,7 +112,10 @@ class MetadataModule:
         """Metadata for one item, given what is known of it so far."""
         if self._function is None:
             self._function = self.load()
-        result = self._function(info, audio)
+        try:
+            result = self._function(info, audio)
+        except Exception as error:  # whatever a user's code may raise, the file at which it did is what helps
+            raise DataError(f"{self.path}: get_custom_metadata failed for {info.get('path')}: {type(error).__name__}: {error}") from error
         if result is None:
             return {}
         if not isinstance(result, Mapping):

@@ -305,8 +305,9 @@ def _contains(text: str, phrase: str) -> bool:
 def _too_few(name: str, num_files: int, captions: Sequence[str], *, min_files: int, num_shared: int) -> str:
     """The message for a class with too few files: what was found, and what there is instead."""
     counts = Counter(word for caption in captions for word in set(_words(caption).split()) - STOP_WORDS)
-    common = ", ".join(f"{word} ({count})" for word, count in counts.most_common(12))
-    guess = closest(name, [word for word, count in counts.items() if count >= min_files])
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    common = ", ".join(f"{word} ({counts[word]})" for word in words[:12])
+    guess = closest(name, [word for word in words if counts[word] >= min_files])
     parts = [f"class {name!r} matches {num_files} of {len(captions)} captions, at least {min_files} are needed"]
     if num_shared:
         parts.append(f"{num_shared} more match another class as well and count for neither; exclude with '!word'")

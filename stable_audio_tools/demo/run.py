@@ -40,7 +40,7 @@ from stable_audio_tools.training.checkpointing import find_checkpoints
 from stable_audio_tools.training.run import TrainOptions, train
 
 logger = logging.getLogger(__name__)
-SAMPLER_STEPS, CFG_SCALE, FIRST_SEED = 40, 4.0, 1000
+SAMPLER_STEPS, CFG_SCALE, FIRST_SEED = 40, 3.0, 1000
 MAX_RECONSTRUCTED = 10  # held-out clips per class that are encoded and decoded
 
 
@@ -257,6 +257,7 @@ def _train(settings: DemoSettings, config: dict[str, Any], num_clips: int, use_h
             save_top_k=1,
             logger="tensorboard",
             demos=False,
+            show_progress=False,
             callbacks=[limit],
         )
     )
@@ -264,19 +265,22 @@ def _train(settings: DemoSettings, config: dict[str, Any], num_clips: int, use_h
 
 
 class TimeLimit(pl.Callback):
-    """Ends training after some time, and says how long it will take once that can be told.
+    """Ends training after some time, and says every 20 seconds how far it is.
 
     Args:
         seconds: How long training may take.
         max_steps: Steps after which it ends anyway.
-        say: Receives the estimate.
+        say: Receives progress.
     """
+
+    EVERY_SECONDS = 20
 
     def __init__(self, seconds: float, max_steps: int, say: Callable[[str], None]) -> None:
         super().__init__()
         self.seconds, self.max_steps, self.say = seconds, max_steps, say
         self.started = 0.0
         self.first_step = 0
+        self.last_said = 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look at the clock."""
@@ -284,10 +288,12 @@ class TimeLimit(pl.Callback):
             self.started, self.first_step = time.perf_counter(), trainer.global_step
             return
         elapsed = time.perf_counter() - self.started
-        if trainer.global_step - self.first_step == 20:
-            per_step = elapsed / 20
-            left = min(self.seconds, per_step * (self.max_steps - trainer.global_step))
-            self.say(f"   {per_step:.2f} s per step: about {left / per_step:.0f} more steps in {left / 60:.1f} minutes")
+        if elapsed - self.last_said > self.EVERY_SECONDS or (not self.last_said and elapsed > 5):
+            self.last_said = elapsed
+            per_step = elapsed / (trainer.global_step - self.first_step)
+            left = min(self.seconds - elapsed, per_step * (self.max_steps - trainer.global_step))
+            loss = float(trainer.callback_metrics["train/loss"])
+            self.say(f"   step {trainer.global_step}, loss {loss:.3f}, {per_step:.2f} s per step, {left / 60:.1f} minutes left")
         if elapsed > self.seconds:
             trainer.should_stop = True
 

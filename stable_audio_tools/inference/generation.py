@@ -69,28 +69,29 @@ def generate_diffusion_cond(
             ``cfg_interval``).
 
     Returns:
-        Audio (B, C, sample_size), neither normalised nor clipped; or latents (B, D, L).
+        Audio (B, C, T) of ``sample_size`` rounded down, neither normalised nor clipped; or latents (B, D, L).
 
     Raises:
         ConfigError: If conditions are missing or their number is not ``batch_size``, or a sampler option is wrong.
     """
     device = torch.device(device) if device is not None else next(model.parameters()).device
-    latent_length = sample_size // model.downsampling_ratio
-    if latent_length < 1:
-        raise ConfigError(f"sample_size must be at least {model.downsampling_ratio} samples for this model, got {sample_size}")
-    seed = seed if seed != -1 else int(np.random.randint(0, 2**32 - 1, dtype=np.uint32))
-    logger.info("seed %d", seed)
+    num_samples = sample_size - sample_size % model.min_input_length
+    if num_samples < 1:
+        raise ConfigError(f"sample_size must be at least {model.min_input_length} samples for this model, got {sample_size}")
+    if seed == -1:
+        seed = int(np.random.randint(0, 2**32 - 1, dtype=np.uint32))
+        logger.info("seed %d", seed)
     conditioning = _per_item(conditioning, batch_size, "conditioning")
     negative_conditioning = _per_item(negative_conditioning, batch_size, "negative_conditioning")
 
     with reference_numerics(), seeded(seed):
-        noise = torch.randn([batch_size, model.io_channels, latent_length], device=device)
+        noise = torch.randn([batch_size, model.io_channels, num_samples // model.downsampling_ratio], device=device)
         inputs = _condition(model, conditioning, conditioning_tensors, device)
         if negative_conditioning is not None or negative_conditioning_tensors is not None:
             inputs |= _condition(model, negative_conditioning, negative_conditioning_tensors, device, negative=True)
         init = None
         if init_audio is not None:
-            init = encode_init_audio(model, init_audio, sample_size, device).repeat(batch_size, 1, 1)
+            init = encode_init_audio(model, init_audio, num_samples, device).repeat(batch_size, 1, 1)
             sampler_kwargs["sigma_max"] = init_noise_level
         dtype = dtype_of(model.model)
         inputs = {key: value.to(dtype) if value is not None else None for key, value in inputs.items()}

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from stable_audio_tools.config.check import parse_model_config
+from stable_audio_tools.config.check import parse_block, parse_model_config
 from stable_audio_tools.config.model import AutoencoderConfig, BottleneckBlock, ConditioningModel, DiffusionCondConfig, PretransformBlock
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import MODELS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder, build_autoencoder
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
@@ -49,20 +50,21 @@ def create_autoencoder_from_config(config: Mapping[str, Any]) -> AudioAutoencode
 def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
     """Build a conditional diffusion model from its config."""
     parsed = parse_model_config(config)
-    assert isinstance(parsed, DiffusionCondConfig)
+    if not isinstance(parsed, DiffusionCondConfig):
+        raise ConfigError(f"model_type: is {parsed.model_type!r}, but must be 'diffusion_cond' here; create_model_from_config takes any")
     return build_diffusion_cond(parsed)
 
 
 def create_pretransform_from_config(pretransform_config: Mapping[str, Any], sample_rate: int) -> Pretransform:
     """Build a pretransform from its block ``{"type": ..., "config": ...}``."""
-    return build_pretransform(PretransformBlock.model_validate(dict(pretransform_config)), sample_rate)
+    return build_pretransform(parse_block(PretransformBlock, pretransform_config, name="pretransform"), sample_rate)
 
 
 def create_bottleneck_from_config(bottleneck_config: Mapping[str, Any]) -> Bottleneck:
     """Build a bottleneck from its block ``{"type": ..., "config": ...}``."""
-    return build_bottleneck(BottleneckBlock.model_validate(dict(bottleneck_config)))
+    return build_bottleneck(parse_block(BottleneckBlock, bottleneck_config, name="bottleneck"))
 
 
 def create_multi_conditioner_from_conditioning_config(config: Mapping[str, Any]) -> MultiConditioner:
     """Build all conditioners of a ``conditioning`` section."""
-    return build_multi_conditioner(ConditioningModel.model_validate(dict(config)))
+    return build_multi_conditioner(parse_block(ConditioningModel, config, name="conditioning"))

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.registry.live import part_from_object
 from stable_audio_tools.registry.schema import Mistake, Schema, unknown_name
-from stable_audio_tools.registry.signature import Part, part_from_object, parts_in_file, parts_in_module
+from stable_audio_tools.registry.signature import Part, part_in_module, parts_in_file
 
 logger = logging.getLogger(__name__)
 PACKAGE = "stable_audio_tools"
@@ -133,14 +134,14 @@ class Registry:
     def _find_foreign(self, name: str) -> Part:
         module, _, qualname = name.partition(":")
         try:
-            for part in parts_in_module(module):
-                if part.qualname == qualname:
-                    return part._replace(name=name)
-        except (ImportError, SyntaxError, OSError) as error:
+            part = part_in_module(module, qualname)
+        except (ImportError, SyntaxError, OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{self.family} {name!r}: cannot read module {module!r} ({error}); is it installed, or on PYTHONPATH?"
             ) from error
-        raise ConfigError(f"{self.family} {name!r}: module {module!r} has no class or function {qualname!r}")
+        if part is None:
+            raise ConfigError(f"{self.family} {name!r}: module {module!r} defines no class or function {qualname!r}")
+        return part._replace(name=name)
 
     def schema(self, name: str) -> Schema:
         """What a config of the part may say: the parameters of its constructor that are not supplied by the builder."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
+import typing
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.registry.signature import COMPUTED, Parameter
@@ -114,8 +115,9 @@ class Schema:
                 annotation = Schema(f"{self.title}_{parameter.name}", parameter.options).model
                 annotation = annotation if parameter.is_required else annotation | None
             default = ... if parameter.is_required else None if parameter.default is COMPUTED else parameter.default
-            fields[parameter.name] = (annotation, default)
-        config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+            # Aliased, since a parameter may be called like an attribute of pydantic's models: "copy", "json", "schema".
+            fields[_field(parameter.name)] = (annotation, Field(default, alias=parameter.name))
+        config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False)
         return create_model(self.title, __config__=config, **fields)
 
     def keys(self) -> list[str]:
@@ -133,36 +135,41 @@ class Schema:
         """A plain copy with old keys renamed and ignored ones dropped."""
         data = without_comments(config)
         for old, new in self.renamed.items():
-            if old in data and new not in data:
-                data[new] = data.pop(old)
+            if old in data and old not in self.keys():
+                data.setdefault(new, data.pop(old))
         return {key: value for key, value in data.items() if key not in self.ignored or key in self.keys()}
 
     def mistakes(self, config: Mapping[str, Any]) -> list[Mistake]:
         """Everything wrong with ``config``; also one ``"warning"`` per renamed or ignored key."""
         if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             return [Mistake((), f"must be an object, got {config!r}")]
+        renamed = {old: new for old, new in self.renamed.items() if old in config and old not in self.keys()}
         found = [
-            Mistake((key,), f"{key!r} is now called {new!r}", "warning")
-            for key, new in self.renamed.items()
-            if key in config and key not in self.keys()
+            Mistake((old,), f"{old!r} is now called {new!r}, which is given too; remove one", "unknown_key")
+            if new in config
+            else Mistake((old,), f"{old!r} is now called {new!r}", "warning")
+            for old, new in renamed.items()
         ]
         found += [
             Mistake((key,), f"ignored: {why}", "warning") for key, why in self.ignored.items() if key in config and key not in self.keys()
         ]
+        written = {new: old for old, new in renamed.items() if new not in config}  # as the file writes it
         data = self.normalised(config)
         try:
             self.model.model_validate(data)
         except ValidationError as error:
-            found += mistakes_of(error, data, known=lambda location: self._keys_at(location))
+            for mistake in mistakes_of(error, data, known=self._keys_at):
+                key = mistake.location[0] if mistake.location else None
+                found.append(mistake._replace(location=(written[key], *mistake.location[1:])) if key in written else mistake)
         return found
 
     def _keys_at(self, location: Location) -> list[str]:
         parameters: Sequence[Parameter] = self.parameters
-        for item in location:
-            inner = next((p.options for p in parameters if p.name == item), None)
-            if inner is None:
-                return []
-            parameters = inner
+        for depth, item in enumerate(location):
+            here = next((p for p in parameters if p.name == item), None)
+            if here is None or here.options is None:
+                return keys_of(here.annotation, location[depth + 1 :]) if here else []
+            parameters = here.options
         return [p.name for p in parameters]
 
     def arguments(self, config: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -181,7 +188,11 @@ class Schema:
         data = self.normalised(config)
         model = self.model.model_validate(data)
         nested = {parameter.name for parameter in self.parameters if parameter.options is not None}
-        return {key: data[key] if key in nested else getattr(model, key) for key in data}
+        return {key: data[key] if key in nested else getattr(model, _field(key)) for key in data}
+
+
+def _field(key: str) -> str:
+    return f"parameter_{key}"
 
 
 def mistakes_of(error: ValidationError, data: Any, *, known: Any) -> list[Mistake]:
@@ -201,8 +212,7 @@ def mistakes_of(error: ValidationError, data: Any, *, known: Any) -> list[Mistak
         elif item["type"] == "missing":
             message, kind = "required key is missing", "missing"
         else:
-            text = item["msg"][0].lower() + item["msg"][1:]
-            text = text.removeprefix("value error, ")
+            text = _plain(item["msg"][0].lower() + item["msg"][1:])
             message, kind = f"{text}, got {_short(item['input'])}", "value"
         entries = by_location.setdefault(location, [])
         if (message, kind) not in entries:
@@ -219,6 +229,17 @@ def mistakes_of(error: ValidationError, data: Any, *, known: Any) -> list[Mistak
     return found
 
 
+def keys_of(annotation: Any, location: Location) -> list[str]:
+    """The keys of the object at ``location`` below a value of this type, as far as pydantic models describe it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        if not location:
+            return list(fields)
+        return keys_of(fields[location[0]].annotation, location[1:]) if location[0] in fields else []
+    inside = location[1:] if location and isinstance(location[0], int) and typing.get_origin(annotation) is not None else location
+    return next((keys for branch in typing.get_args(annotation) if (keys := keys_of(branch, inside))), [])
+
+
 def _existing(location: tuple[int | str, ...], data: Any, *, missing_last: bool) -> Location:
     """Drop the elements that pydantic adds to a location (names of union branches)."""
     kept: list[str | int] = []
@@ -233,6 +254,16 @@ def _existing(location: tuple[int | str, ...], data: Any, *, missing_last: bool)
             continue
         kept.append(item)
     return tuple(kept)
+
+
+def _plain(text: str) -> str:
+    """Pydantic's message in words of JSON."""
+    text = text.removeprefix("value error, ")
+    if "valid dictionary" in text or text.endswith(("instance of Mapping", "as a Mapping value")):
+        return "input should be an object"
+    if "valid list" in text or text.endswith(("instance of Sequence", "as a Sequence value")):
+        return "input should be a list"
+    return text
 
 
 def _allowed(known: Sequence[str]) -> str:

@@ -1,17 +1,19 @@
 """Signatures read from source text: what a constructor accepts, known without importing it.
 
-`parts_in_file` finds registered classes and functions by their decorator; `part_from_object` gives the same description of a live class
-(for parts defined in a notebook or a test). A contract test holds that both agree for every part of this library.
+`parts_in_file` finds registered classes and functions by their decorator, `part_in_module` one that is named by its place. See `live` for
+the same description of a live object.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.machinery
 import importlib.util
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -22,6 +24,7 @@ MISSING: Any = inspect.Parameter.empty
 COMPUTED: Any = object()  # a default that is not a literal: the key is optional, its default is the constructor's business
 
 
+@dataclass(frozen=True)
 class Options:
     """Marks a parameter whose keys are the keyword-only parameters of another class.
 
@@ -30,17 +33,7 @@ class Options:
     written once, where it is used.
     """
 
-    def __init__(self, owner: str) -> None:
-        self.owner = owner
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Options) and other.owner == self.owner
-
-    def __hash__(self) -> int:
-        return hash(self.owner)
-
-    def __repr__(self) -> str:
-        return f"Options({self.owner!r})"
+    owner: str
 
 
 class Parameter(NamedTuple):
@@ -85,9 +78,6 @@ class Part(NamedTuple):
         return self.doc.strip().split("\n")[0]
 
 
-# ---- from source text -------------------------------------------------------------------------------------------------------------
-
-
 def parts_in_file(file: Path, *, root: Path, symbol: str) -> Iterator[Part]:
     """Every class or function in ``file`` decorated with ``@<symbol>.register("name", ...)``.
 
@@ -107,15 +97,35 @@ def parts_in_file(file: Path, *, root: Path, symbol: str) -> Iterator[Part]:
                     yield _part(module, node, name=ast.literal_eval(call.args[0]), call=call)
 
 
-def parts_in_module(module_name: str) -> Iterator[Part]:
-    """Every top-level class and function of an importable module, described without running the module itself."""
-    spec = importlib.util.find_spec(module_name)
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+def part_in_module(module_name: str, name: str) -> Part | None:
+    """The top-level class or function of that name in an importable module, described without running it or its parent packages.
+
+    Raises:
+        ImportError: If there is no such module, or not as Python source.
+    """
+    file = _find_source(module_name)
+    if file is None:
         raise ImportError("no Python source found")
-    module = _module(Path(spec.origin), module_name)
+    module = _module(file, module_name)
     for node in module.tree.body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            yield _part(module, node, name=node.name, call=None)
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return _part(module, node, name=name, call=None)
+    return None
+
+
+def _find_source(module_name: str) -> Path | None:
+    """The file of a module. ``importlib.util.find_spec`` alone would import its parent packages."""
+    name, *rest = module_name.split(".")
+    if not all([name, *rest]):
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module that has no file, such as __main__
+        return None
+    for part in rest:
+        name = f"{name}.{part}"
+        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations or []) if spec else None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 class _Module(NamedTuple):
@@ -137,19 +147,34 @@ def _read(file: Path) -> str:
 def _module(file: Path, name: str) -> _Module:
     tree = ast.parse(_read(file), filename=str(file))
     imports: dict[str, tuple[str, str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            imports.update({alias.asname or alias.name: (node.module, alias.name) for alias in node.names})
+    for node in _statements(tree.body):
+        if isinstance(node, ast.ImportFrom):
+            source = _absolute(node, name, is_package=file.name == "__init__.py")
+            imports.update({alias.asname or alias.name: (source, alias.name) for alias in node.names})
         elif isinstance(node, ast.Import):
-            imports.update({alias.asname or alias.name.split(".")[0]: (alias.name, "") for alias in node.names})
+            imports.update({alias.asname or alias.name: (alias.name, "") for alias in node.names})
     return _Module(name, file, tree, imports)
 
 
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run when a module is imported, but for those inside classes."""
+    for node in body:
+        yield node
+        if isinstance(node, (ast.If, ast.Try)):
+            yield from _statements([*node.body, *node.orelse])
+
+
+def _absolute(node: ast.ImportFrom, module_name: str, *, is_package: bool) -> str:
+    """The module that ``from ..x import y`` imports from."""
+    if node.level == 0:
+        return node.module or ""
+    parts = module_name.split(".")
+    parent = parts[: len(parts) - node.level + is_package]
+    return ".".join([*parent, node.module] if node.module else parent)
+
+
 def _registration(decorator: ast.expr, symbol: str) -> ast.Call | None:
-    if not isinstance(decorator, ast.Call) or not isinstance(decorator.func, ast.Attribute) or decorator.func.attr != "register":
-        return None
-    owner = decorator.func.value
-    return decorator if isinstance(owner, ast.Name) and owner.id == symbol else None
+    return decorator if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == f"{symbol}.register" else None
 
 
 def _part(module: _Module, node: ast.ClassDef | ast.FunctionDef, *, name: str, call: ast.Call | None) -> Part:
@@ -180,7 +205,7 @@ def _constructor(module: _Module, node: ast.ClassDef, name: str) -> tuple[_Modul
     if own is not None:
         return module, own
     for base in node.bases:
-        found = _find_class(module, base.id) if isinstance(base, ast.Name) else None
+        found = _find_class(module, ast.unparse(base))
         if found is not None and (inherited := _constructor(*found, name)) is not None:
             return inherited
     return None
@@ -190,33 +215,24 @@ def _find_class(module: _Module, name: str) -> tuple[_Module, ast.ClassDef] | No
     if name in module.classes():
         return module, module.classes()[name]
     target, attribute = module.imports.get(name, ("", ""))
-    if not attribute:
-        return None
-    file = _source_of(target)
+    if not attribute and "." in name:  # module.Class
+        prefix, _, attribute = name.rpartition(".")
+        target = ".".join(module.imports.get(prefix, ("", ""))).rstrip(".")
+    file = None if not attribute or target.split(".")[0] in OPAQUE else _find_source(target)
     return _find_class(_module(file, target), attribute) if file else None
 
 
-def _source_of(module_name: str) -> Path | None:
-    package, *rest = module_name.split(".")
-    root = Path(__file__).resolve().parent.parent
-    if package == root.name:  # find our own modules by path: find_spec would import their parent packages
-        path = root.joinpath(*rest)
-        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    spec = importlib.util.find_spec(module_name)
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") and package not in _OPAQUE else None
-
-
-_OPAQUE = {"torch", "numpy", "typing", "collections", "abc"}  # packages whose classes never add config keys
+OPAQUE = {"", "torch", "numpy", "typing", "collections", "abc"}  # packages whose classes never add config keys; "" has object
 
 
 def _parameters(module: _Module, node: ast.ClassDef | ast.FunctionDef, method: str) -> Iterator[Parameter]:
-    docs = _argument_docs(ast.get_docstring(node) or "")
+    docs = argument_docs(ast.get_docstring(node) or "")
     if isinstance(node, ast.ClassDef):
         found = _constructor(module, node, method)
         if found is None:
             return
         module, function = found
-        docs = {**docs, **_argument_docs(ast.get_docstring(function) or "")}
+        docs = {**docs, **argument_docs(ast.get_docstring(function) or "")}
         skip = 1
     else:
         function, skip = node, 0
@@ -231,7 +247,7 @@ def _parameters(module: _Module, node: ast.ClassDef | ast.FunctionDef, method: s
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         yield _parameter(module, argument, default, docs, keyword_only=True)
     if arguments.kwarg is not None:
-        marker = _marker(_annotation(module, arguments.kwarg.annotation))
+        marker = marker_of(_annotation(module, arguments.kwarg.annotation))
         if marker is None:
             raise ConfigError(
                 f"{module.file}:{function.lineno}: **{arguments.kwarg.arg} in a configurable signature would swallow mistakes; "
@@ -243,7 +259,7 @@ def _parameters(module: _Module, node: ast.ClassDef | ast.FunctionDef, method: s
 
 def _parameter(module: _Module, argument: ast.arg, default: ast.expr | None, docs: Mapping[str, str], *, keyword_only: bool) -> Parameter:
     annotation = _annotation(module, argument.annotation)
-    marker = _marker(annotation)
+    marker = marker_of(annotation)
     return Parameter(
         name=argument.arg,
         annotation=annotation,
@@ -296,18 +312,27 @@ def _annotation(module: _Module, node: ast.expr | None) -> Any:
         return Any
     code = compile(ast.Expression(node), str(module.file), "eval")
     try:
-        return eval(code, {"__builtins__": {}}, _Names(module))
+        annotation = eval(code, {"__builtins__": {}}, _Names(module))
     except (TypeError, AttributeError):
         return Any
+    return Any if _is_quoted(annotation) else annotation
 
 
-def _marker(annotation: Any) -> Options | None:
+def _is_quoted(annotation: Any) -> bool:
+    """Whether a type is, or contains, one that is written as a string."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return False
+    return isinstance(annotation, (str, typing.ForwardRef)) or any(_is_quoted(branch) for branch in typing.get_args(annotation))
+
+
+def marker_of(annotation: Any) -> Options | None:
+    """The `Options` in an annotation, if there are some."""
     if typing.get_origin(annotation) is Annotated:
         return next((item for item in annotation.__metadata__ if isinstance(item, Options)), None)
-    return next((m for branch in typing.get_args(annotation) if (m := _marker(branch))), None)
+    return next((m for branch in typing.get_args(annotation) if (m := marker_of(branch))), None)
 
 
-def _argument_docs(docstring: str) -> dict[str, str]:
+def argument_docs(docstring: str) -> dict[str, str]:
     """The ``Args:`` section of a Google-style docstring, as name -> text."""
     match = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(docstring), re.MULTILINE)
     if match is None:
@@ -322,52 +347,3 @@ def _argument_docs(docstring: str) -> dict[str, str]:
         elif name and line.strip():
             docs[name] += " " + line.strip()
     return docs
-
-
-# ---- from a live object -----------------------------------------------------------------------------------------------------------
-
-
-def part_from_object(
-    thing: Callable[..., Any], *, name: str, renamed: Mapping[str, str], ignored: Mapping[str, str], facts: Mapping[str, Any]
-) -> Part:
-    """Describe a live class or function as a `Part`."""
-    has_from_config = "from_config" in vars(thing)
-    constructor: Any = thing.from_config if has_from_config else thing
-    try:
-        file, line = inspect.getsourcefile(thing) or "<unknown>", inspect.getsourcelines(thing)[1]
-    except (OSError, TypeError):
-        file, line = f"<{thing.__module__}>", 0
-    return Part(
-        name=name,
-        module=thing.__module__,
-        qualname=thing.__qualname__,
-        file=file,
-        line=line,
-        doc=inspect.getdoc(thing) or "",
-        parameters=tuple(_live_parameters(constructor, docs=_argument_docs(inspect.getdoc(thing) or ""))),
-        has_from_config=has_from_config,
-        renamed=dict(renamed),
-        ignored=dict(ignored),
-        facts=dict(facts),
-        thing=thing,
-    )
-
-
-def _live_parameters(constructor: Any, *, docs: Mapping[str, str] | None = None) -> Iterator[Parameter]:
-    function = constructor.__init__ if inspect.isclass(constructor) else constructor
-    scope = dict(inspect.unwrap(getattr(function, "__func__", function)).__globals__)
-    hints = typing.get_type_hints(function, include_extras=True) if function is not object.__init__ else {}
-    signature = inspect.signature(constructor)
-    for parameter in signature.parameters.values():
-        annotation = hints.get(parameter.name, Any)
-        marker = _marker(annotation)
-        if parameter.kind is parameter.VAR_POSITIONAL or (parameter.kind is parameter.VAR_KEYWORD and marker is None):
-            raise ConfigError(
-                f"{constructor.__module__}.{constructor.__qualname__}: {parameter} in a configurable signature would swallow mistakes"
-            )
-        options = tuple(p for p in _live_parameters(scope[marker.owner]) if p.keyword_only) if marker else None
-        if parameter.kind is parameter.VAR_KEYWORD:
-            yield from (p for p in options or () if p.name not in signature.parameters)
-        else:
-            doc = (docs or {}).get(parameter.name, "")
-            yield Parameter(parameter.name, annotation, parameter.default, doc, parameter.kind is parameter.KEYWORD_ONLY, options)

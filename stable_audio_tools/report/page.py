@@ -6,6 +6,7 @@ import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -67,13 +68,15 @@ class Page:
         head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_text(self.title)}</title>'
         body = "\n".join(self._parts)
         self.path.write_text(
-            f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n", encoding="utf-8"
+            f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n",
+            encoding="utf-8",
+            errors="replace",  # file names need not be Unicode
         )
         return self.path
 
     def _link(self, path: str | Path) -> str:
         relative = os.path.relpath(Path(path).resolve(), self.path.resolve().parent)
-        return html.escape(Path(relative).as_posix().replace("%", "%25").replace("#", "%23").replace("?", "%3F"), quote=True)
+        return quote(os.fsencode(Path(relative).as_posix()))  # colons too: "kick:1.wav" must not read as a URL of scheme "kick"
 
 
 def _text(text: object) -> str:

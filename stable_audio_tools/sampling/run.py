@@ -45,7 +45,7 @@ def sample(
         objective: What the network predicts; decides which samplers can be used.
         steps: Number of steps; a step calls the network once or a few times.
         sampler: Name of the sampler; None is the objective's usual one.
-        init: Data (B, D, L) to start from, mixed with noise at ``sigma_max``.
+        init: Data (B, D, L) to start from, mixed with noise at ``sigma_max``; if that is 0, it comes back as it is.
         sigma_min: Last noise level before 0, for samplers on an exponential grid.
         sigma_max: First noise level: up to hundreds for samplers on an exponential grid (default 100), a time in (0, 1] for the others
             (default 1; for objective ``v`` larger ones count as 1).
@@ -58,6 +58,7 @@ def sample(
     Raises:
         ConfigError: If the sampler is unknown or cannot be used with the objective, or a number is out of range.
     """
+    mixing = find_objective(objective)
     name = sampler or default_sampler(objective)
     allowed = SAMPLERS.names(objectives=objective)
     if name not in allowed and ":" not in name:
@@ -66,16 +67,16 @@ def sample(
     run = SAMPLERS.load(name)
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, got {steps}")
+    if sigma_max == 0 and init is not None:
+        return init.expand_as(noise).clone()  # no noise at all: the input, unchanged
     if facts.get("space") == "sigma":
         return _sample_sigma(run, predict, noise, steps, init, sigma_min, 100.0 if sigma_max is None else sigma_max, rho, on_step, facts)
     time = 1.0 if sigma_max is None else min(sigma_max, 1.0)
     if time <= 0:
-        if init is None:
-            raise ConfigError(f"sigma_max must be positive, got {sigma_max}")
-        return init.expand_as(noise).clone()  # no noise at all: the input, unchanged
+        raise ConfigError(f"sigma_max must be positive, got {sigma_max}")
     grid = schedules.log_snr if facts.get("grid") == "log_snr" else schedules.linear
     times = grid(steps, time)
-    alpha, sigma = find_objective(objective).alpha_sigma(times[0])
+    alpha, sigma = mixing.alpha_sigma(times[0])
     x = noise if init is None else init * alpha + noise * sigma
 
     def at_time(x: Tensor, t: Tensor) -> Tensor:
@@ -99,6 +100,11 @@ def _sample_sigma(
     if not 0 < sigma_min <= sigma_max:
         raise ConfigError(f"need 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}")
     sigmas = schedules.polyexponential(steps, sigma_min, sigma_max, rho)
+    if (sigmas.diff() >= 0).any():  # samplers divide by the distance
+        raise ConfigError(
+            f"{steps} noise levels from {sigma_max} to {sigma_min} with rho {rho}: some are equal in float32; take a wider range, fewer "
+            "steps, or a rho closer to 1"
+        )
     x = noise * sigmas[0]
     if init is not None:
         x = x + init
@@ -137,6 +143,7 @@ def brownian_noise(x: Tensor, sigmas: Tensor) -> NoiseSource:
     tree: Any = torchsde.BrownianTree(min(levels), torch.zeros_like(x), max(levels), entropy=seed)
 
     def noise(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        return -tree(float(sigma_next), float(sigma)) / (sigma - sigma_next).sqrt()
+        # Six digits are the tree's resolution; it warns about ends that float32 puts a hair outside of it.
+        return -tree(round(float(sigma_next), 6), round(float(sigma), 6)) / (sigma - sigma_next).sqrt()
 
     return noise

@@ -81,8 +81,8 @@ class CheckpointCallback(pl.Callback):
         if self.stop_signal is not None:
             self.save(trainer)
             trainer.should_stop = True
-        elif trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            self.save(trainer)
+        elif trainer.should_stop or trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self.save(trainer)  # here rather than when training has ended: by then the loops have moved on to the next pass
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where the run ended."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import logging
 import netrc
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 from torch import Tensor
 
 from stable_audio_tools.optional import require
@@ -56,6 +59,25 @@ class LogSink:
                 sink.experiment.log_image(str(path), name=name, step=step)
 
 
+class ResumableCSVLogger(CSVLogger):
+    """Lightning's, which deletes the table of an earlier part of the run; this one goes on with it."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """What writes the table."""
+        if self._experiment is None:
+            table = Path(self.log_dir, "metrics.csv")
+            text = table.read_text(encoding="utf-8") if table.is_file() else ""
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+                writer = super().experiment
+            if text:
+                table.write_text(text, encoding="utf-8")
+                writer.metrics_keys = next(csv.reader(text.splitlines()))
+        return self._experiment
+
+
 def make_loggers(name: LoggerName, *, folder: Path, project: str, run_id: str) -> list[Logger]:
     """The loggers that a name stands for.
 
@@ -72,7 +94,7 @@ def make_loggers(name: LoggerName, *, folder: Path, project: str, run_id: str) -
     if name in ("auto", "tensorboard"):
         made.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
     if name in ("auto", "csv", "tensorboard"):
-        made.append(CSVLogger(str(folder), name="", version="metrics", flush_logs_every_n_steps=50))
+        made.append(ResumableCSVLogger(str(folder), name="", version="metrics", flush_logs_every_n_steps=50))
     if name == "wandb" or (name == "auto" and is_logged_in_to_wandb()):
         require("wandb", extra="wandb", purpose="--logger wandb")
         made.append(WandbLogger(project=project, name=run_id, save_dir=str(folder)))

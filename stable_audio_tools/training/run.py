@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import nn
 
-from stable_audio_tools.checkpoint import initialise_from, load_pretransform_weights, require_wrapped
+from stable_audio_tools.checkpoint import initialise_from, load_pretransform_weights, require_fit, require_wrapped
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import ModelConfig
 from stable_audio_tools.config.source import read_source
@@ -104,6 +105,14 @@ class TrainOptions:
     callbacks: Sequence[pl.Callback] = field(default_factory=tuple)
 
 
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, without the version number of a logger."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Numbers beside the bar."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a run left behind.
@@ -139,8 +148,7 @@ def train(options: TrainOptions) -> TrainResult:
         missing = "training" if config.training is None else "sample_size"
         raise ConfigError(f"{_name(options.model_config)}: {missing}: required for training, and missing")
     ckpt_path = options.ckpt_path or (_newest_checkpoint(Path(options.save_dir) / options.name) if options.recover else None)
-    if ckpt_path is not None:
-        require_wrapped(ckpt_path)
+    checkpoint = require_wrapped(ckpt_path) if ckpt_path is not None else None
     pl.seed_everything(options.seed + int(os.environ.get("SLURM_PROCID", 0)), workers=True, verbose=False)
 
     loader = _loader(options, config, options.dataset_config, shuffle=True)
@@ -148,6 +156,9 @@ def train(options: TrainOptions) -> TrainResult:
     model = create_model_from_config(read_source(options.model_config).data)
     _load_weights(model, options)
     wrapper = create_training_wrapper_from_config(options.model_config, model)
+    if checkpoint is not None:
+        require_fit(wrapper, checkpoint)
+        del checkpoint  # Lightning reads it again
     folder = _run_folder(options, ckpt_path)
     trainer, checkpoints = _trainer(options, config, wrapper, folder, has_validation=validation is not None)
     _write_configs(options, folder)
@@ -268,7 +279,7 @@ def _trainer(
         callbacks.append(demo)
     callbacks.append(checkpoints)
     if options.show_progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=1))
+        callbacks.append(ProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100))
     loggers = make_loggers(options.logger, folder=folder, project=options.name, run_id=folder.name)
     for sink in loggers:
         sink.log_hyperparams(

@@ -28,7 +28,7 @@ def map_chunks(
         trim: Output steps cut from each side of a seam.
 
     Returns:
-        (B, D, N * ratio). A signal that is not longer than one chunk is transformed whole.
+        (B, D, N * ratio), or as many steps less as ``transform`` gives less. A signal not longer than one chunk is transformed whole.
 
     Raises:
         AudioError: If the overlap is not smaller than the chunk.
@@ -42,16 +42,16 @@ def map_chunks(
     starts = list(range(0, length - chunk_length + 1, hop))
     if starts[-1] + chunk_length != length:
         starts.append(length - chunk_length)
-    output_length = int(length * ratio)
+    expected = int(chunk_length * ratio)
     output: Tensor | None = None
     for index, start in enumerate(starts):
         part = transform(signal[..., start : start + chunk_length])  # (B, D, n * ratio)
         if output is None:
+            # Some decoders give a few samples less than asked for, at the end: those with odd strides.
+            output_length = int(length * ratio) + part.shape[-1] - expected
             output = torch.zeros(*part.shape[:-1], output_length, dtype=part.dtype, device=part.device)
-        is_last = index == len(starts) - 1
-        # The last chunk is aligned by its end: some decoders give a sample less than asked for.
-        begin = output_length - part.shape[-1] if is_last else int(start * ratio)
-        left, right = trim if index else 0, 0 if is_last else trim
-        output[..., begin + left : begin + part.shape[-1] - right] = part[..., left : part.shape[-1] - right]
+        begin, left = int(start * ratio), trim if index else 0
+        stop = part.shape[-1] if index == len(starts) - 1 else min(expected - trim, part.shape[-1])
+        output[..., begin + left : begin + stop] = part[..., left:stop]
     assert output is not None
     return output

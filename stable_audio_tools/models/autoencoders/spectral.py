@@ -42,9 +42,9 @@ def _istft(spectrum: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Ten
 
 
 def _check(n_fft: int, hop_length: int, strides: Sequence[int]) -> None:
-    if n_fft % 2 or hop_length > n_fft // 2 or (n_fft - hop_length) % 2 or any(stride < 1 for stride in strides):
+    if n_fft % 2 or not 0 < hop_length <= n_fft // 2 or hop_length % 2 or any(stride < 2 for stride in strides):
         raise ConfigError(
-            f"spectral: n_fft must be even, hop_length even and at most n_fft / 2, strides positive, got {n_fft}, {hop_length} and "
+            f"spectral: n_fft must be even, hop_length even and in (0, n_fft / 2], strides at least 2, got {n_fft}, {hop_length} and "
             f"{list(strides)}"
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
 
@@ -22,7 +23,7 @@ class TanhBottleneck(Bottleneck):
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         if scale <= 0:
-            raise ValueError(f"tanh bottleneck: scale must be positive, got {scale}")
+            raise ConfigError(f"tanh bottleneck: scale must be positive, got {scale}")
         self.scale = scale
 
     def encode(self, x: Tensor, return_info: bool = False, **kwargs: Any) -> Any:

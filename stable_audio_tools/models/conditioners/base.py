@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import CONDITIONERS
 
 
@@ -48,4 +50,23 @@ def ones_mask(embedding: Tensor) -> Tensor:
     return torch.ones(embedding.shape[:2], device=embedding.device)
 
 
-__all__ = ["CONDITIONERS", "Condition", "Conditioner", "ones_mask"]
+def as_number(value: Any, conditioner: str) -> float:
+    """A metadata value as a number.
+
+    Args:
+        value: Number, text of a number, or tensor of one element.
+        conditioner: Who asks, for the message.
+
+    Raises:
+        DataError: If it is none.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"conditioner {conditioner!r}: expected a number, got {value!r:.60}") from error
+    if math.isnan(number):
+        raise DataError(f"conditioner {conditioner!r}: expected a number, got NaN")
+    return number
+
+
+__all__ = ["CONDITIONERS", "Condition", "Conditioner", "as_number", "ones_mask"]

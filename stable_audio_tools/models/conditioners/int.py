@@ -10,7 +10,7 @@ from torch import nn
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import CONDITIONERS
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, as_number, ones_mask
 
 
 @CONDITIONERS.register("int")
@@ -38,6 +38,6 @@ class IntConditioner(Conditioner):
         self.int_embedder = nn.Embedding(max_val - min_val + 1, output_dim)
 
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
-        indices = torch.tensor([int(value) for value in values], device=device).clamp(self.min_val, self.max_val)
-        embedding = self.int_embedder(indices)[:, None]  # (B, 1, D)
+        indices = [int(min(max(as_number(value, "int"), self.min_val), self.max_val)) for value in values]
+        embedding = self.int_embedder(torch.tensor(indices, device=device))[:, None]  # (B, 1, D)
         return Condition(embedding, ones_mask(embedding))

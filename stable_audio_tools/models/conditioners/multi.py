@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stable_audio_tools.config.model import ConditioningModel
-from stable_audio_tools.errors import DataError
+from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 
@@ -30,6 +30,12 @@ class MultiConditioner(nn.Module):
         pre_encoded_keys: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        reserved = [name for name in conditioners if hasattr(nn.ModuleDict(), name)]
+        if reserved:
+            raise ConfigError(
+                f"conditioner id {reserved[0]!r}: is a name that torch modules use themselves; take another id, and name the metadata key "
+                "in default_keys"
+            )
         self.conditioners = nn.ModuleDict(dict(conditioners))
         self.default_keys = dict(default_keys or {})
         self.pre_encoded_keys = list(pre_encoded_keys)

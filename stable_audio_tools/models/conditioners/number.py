@@ -9,7 +9,7 @@ import torch
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import CONDITIONERS
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, as_number, ones_mask
 from stable_audio_tools.models.layers.embeddings import NumberEmbedder
 from stable_audio_tools.models.layers.parameters import dtype_of
 
@@ -33,7 +33,9 @@ class NumberConditioner(Conditioner):
         self.embedder = NumberEmbedder(features=output_dim)
 
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
-        numbers = torch.tensor([float(value) for value in values], device=device).clamp(self.min_val, self.max_val)
+        numbers = torch.tensor([as_number(value, "number") for value in values], dtype=torch.float32, device=device).clamp(
+            self.min_val, self.max_val
+        )
         unit = (numbers - self.min_val) / (self.max_val - self.min_val)  # (B,)
         embedding = self.embedder(unit.to(dtype_of(self.embedder)))[:, None]  # (B, 1, D)
         return Condition(embedding, ones_mask(embedding))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.config.model import DiffusionCondConfig, shift_of
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, MODELS, SHIFTS
 from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
 from stable_audio_tools.models.pretransforms.base import Pretransform
@@ -81,7 +82,15 @@ class ConditionedDiffusionModelWrapper(nn.Module):
 
         Returns:
             Keyword arguments of the backbone.
+
+        Raises:
+            ConfigError: If a condition is missing.
         """
+        wanted = [*self.cross_attn_cond_ids, *self.global_cond_ids, *self.input_concat_ids, *self.prepend_cond_ids]
+        missing = [name for name in wanted if name not in conditioning_tensors]
+        if missing:
+            given = ", ".join(conditioning_tensors) or "none"
+            raise ConfigError(f"the model is conditioned on {', '.join(map(repr, missing))}, which is missing; given: {given}")
         cross_attn, cross_attn_mask = self._sequence(conditioning_tensors, self.cross_attn_cond_ids)
         prepend, prepend_mask = self._sequence(conditioning_tensors, self.prepend_cond_ids)
         global_cond: Tensor | None = None

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.snake import snake
 
 ActivationName = Literal["elu", "snake", "none"]
@@ -114,16 +115,16 @@ def get_activation(activation: ActivationName, antialias: bool = False, channels
         channels: Channels of the input; needed by ``"snake"``.
 
     Raises:
-        ValueError: If the name is unknown, or ``channels`` is missing where it is needed.
+        ConfigError: If the name is unknown, or ``channels`` is missing where it is needed.
     """
     if activation == "elu":
         module: nn.Module = nn.ELU()
     elif activation == "snake":
         if channels is None:
-            raise ValueError("activation 'snake' has parameters per channel: pass channels")
+            raise ConfigError("activation 'snake' has parameters per channel: pass channels")
         module = SnakeBeta(channels)
     elif activation == "none":
         module = nn.Identity()
     else:
-        raise ValueError(f"unknown activation {activation!r}; known: elu, snake, none")
+        raise ConfigError(f"unknown activation {activation!r}; known: elu, snake, none")
     return Antialiased(module) if antialias else module

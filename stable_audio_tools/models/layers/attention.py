@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import apply_rotary
 from stable_audio_tools.models.layers.norms import DynamicTanh
@@ -53,7 +54,7 @@ class Attention(nn.Module):
         dim_kv = dim_context if dim_context is not None else dim
         self.kv_heads = dim_kv // dim_heads
         if dim % dim_heads or dim_kv % dim_heads or self.num_heads % max(self.kv_heads, 1):
-            raise ValueError(
+            raise ConfigError(
                 f"attention of width {dim} with {dim_heads} features per head and context width {dim_kv}: both widths must be multiples of "
                 "the features per head, and the number of heads a multiple of the context's"
             )

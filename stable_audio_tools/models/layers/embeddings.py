@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.errors import ConfigError
+
 
 class FourierFeatures(nn.Module):
     """``cat(cos f, sin f)`` with ``f = 2 pi x w``. Source: Tancik et al. 2020, arXiv:2006.10739.
@@ -118,10 +120,13 @@ class AbsolutePositionalEmbedding(nn.Module):
         """(B, L, D) -> embeddings (L, D).
 
         Raises:
-            ValueError: If the sequence is longer than ``max_seq_len``.
+            ConfigError: If the sequence is longer than ``max_seq_len``.
         """
         if x.shape[1] > self.max_seq_len:
-            raise ValueError(f"sequence of {x.shape[1]} steps, but the absolute positional embedding knows {self.max_seq_len}")
+            raise ConfigError(
+                f"sequence of {x.shape[1]} steps, but the absolute positional embedding knows {self.max_seq_len}; "
+                "raise abs_pos_emb_max_length, or generate something shorter"
+            )
         return self.emb(torch.arange(x.shape[1], device=x.device)) * self.scale
 
 

@@ -33,6 +33,7 @@ class FeedForward(nn.Module):
         glu: A gated first layer.
         use_conv: Convolutions over time instead of linear layers.
         conv_kernel_size: Their kernel, odd.
+        dim_out: Width of the output; the input's if None.
         zero_init_output: Start as zero, so that the block starts as the identity.
     """
 

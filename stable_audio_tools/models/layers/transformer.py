@@ -199,7 +199,8 @@ class ContinuousTransformer(nn.Module):
         self.sliding_window = sliding_window
         self.project_in = nn.Linear(dim_in, dim, bias=False) if dim_in is not None else nn.Identity()
         self.project_out = nn.Linear(dim, dim_out, bias=False) if dim_out is not None else nn.Identity()
-        self.rotary_pos_emb = RotaryEmbedding(max(dim_heads // 2, 32)) if rotary_pos_emb else None
+        # Half of a head's features, but at least 32, as published weights have it; a narrower head can turn no more than it has.
+        self.rotary_pos_emb = RotaryEmbedding(min(max(dim_heads // 2, 32), min(dim_heads, dim) // 2 * 2)) if rotary_pos_emb else None
         if num_memory_tokens > 0:
             self.memory_tokens = nn.Parameter(torch.randn(num_memory_tokens, dim))
         self.pos_emb: nn.Module | None = None

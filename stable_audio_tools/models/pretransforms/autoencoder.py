@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stable_audio_tools.config.model import AutoencoderConfig, PretransformBlock
 from stable_audio_tools.families import MODELS, PRETRANSFORMS
+from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
@@ -19,7 +20,7 @@ class AutoencoderPretransform(Pretransform):
     Args:
         model: The autoencoder; its weights are saved under ``model.``.
         scale: Latents are divided by it when encoding, multiplied when decoding.
-        model_half: Keep the autoencoder in float16; inputs and outputs are cast around it.
+        model_half: Keep the autoencoder in float16 (until the model around it is cast); inputs and outputs are cast around it.
         iterate_batch: One item at a time, to save memory.
         chunked: Encode and decode in overlapping chunks, to save memory.
     """
@@ -51,13 +52,13 @@ class AutoencoderPretransform(Pretransform):
         return cls(model, block.scale, block.model_half, block.iterate_batch, block.chunked)
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
-        x = x.half() if self.model_half else x
+        x = x.to(dtype_of(self.model)) if self.model_half else x
         latents = self.model.encode_audio(x, chunked=self.chunked, iterate_batch=self.iterate_batch, **kwargs)
         return (latents.float() if self.model_half else latents) / self.scale
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         z = z * self.scale
-        z = z.half() if self.model_half else z
+        z = z.to(dtype_of(self.model)) if self.model_half else z
         audio = self.model.decode_audio(z, chunked=self.chunked, iterate_batch=self.iterate_batch, **kwargs)
         return audio.float() if self.model_half else audio
 

@@ -13,7 +13,7 @@ class Pretransform(nn.Module):
     """Audio (B, C, T) to (B, D, L) and back.
 
     A registered pretransform states ``ratio_key`` and ``width_key``: the keys of its config that hold the downsampling ratio and the
-    channels of its output, so that configs can be checked before anything is built.
+    channels of its output, or several keys whose product it is, so that configs can be checked before anything is built.
 
     Args:
         enable_grad: Train it together with the model around it.

@@ -2,7 +2,7 @@
 
 Where no trained autoencoder suits the sounds at hand, this is the representation with the least that can go wrong: it is fitted to a
 folder of sounds in a second, and what a classifier or an ear needs to recognise a sound survives it. Phases do not: tonal sounds come
-back a little rough.
+back a little rough. Everything is computed in float32, whatever the precision of the model around it.
 """
 
 from __future__ import annotations
@@ -82,20 +82,22 @@ class MelPretransform(Pretransform):
 
     def _stft(self, rows: Tensor) -> Tensor:
         """(N, T) -> complex (N, F, T / hop), where a full-scale sine wave has magnitude 1."""
-        spectrum = torch.stft(rows, self.n_fft, self.hop_length, window=self.window, pad_mode="constant", return_complex=True)
-        return spectrum[..., : rows.shape[-1] // self.hop_length] * (2 / self.window.sum())
+        window = self.window.float()
+        spectrum = torch.stft(rows, self.n_fft, self.hop_length, window=window, pad_mode="constant", return_complex=True)
+        return spectrum[..., : rows.shape[-1] // self.hop_length] * (2 / window.sum())
 
     def _istft(self, spectrum: Tensor, length: int) -> Tensor:
         """Inverse of `_stft`: (N, F, L) -> (N, T)."""
-        padded = F.pad(spectrum, (0, 1)) * (self.window.sum() / 2)
-        return torch.istft(padded, self.n_fft, self.hop_length, window=self.window, length=length)
+        window = self.window.float()
+        padded = F.pad(spectrum, (0, 1)) * (window.sum() / 2)
+        return torch.istft(padded, self.n_fft, self.hop_length, window=window, length=length)
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """(B, C, T) -> (B, L, C M f): log-mel magnitudes, f frames together; silence reads log(floor)."""
         multiple = self.downsampling_ratio
         audio = F.pad(audio.float(), (0, -audio.shape[-1] % multiple))
         magnitude = self._stft(audio.flatten(0, 1)).abs()  # (B C, F, N)
-        mel = (self.filterbank @ magnitude).clamp_min(self.floor).log()  # (B C, M, N)
+        mel = (self.filterbank.float() @ magnitude).clamp_min(self.floor).log()  # (B C, M, N)
         return rearrange(mel, "(b c) m (l f) -> b l (c m f)", c=audio.shape[1], f=self.frames_per_latent)
 
     @torch.no_grad()
@@ -125,22 +127,27 @@ class MelPretransform(Pretransform):
     # ---- the pretransform ------------------------------------------------------------------------------------------------------
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
-        if not bool(self.is_fitted):
-            raise ConfigError("pretransform 'mel' has not been fitted: call fit(audio), or load weights that were saved after it")
-        return (((self.log_mel(x) - self.mean) @ self.basis.T) / self.spread).transpose(1, 2)  # (B, D, L)
+        self._require_fit()
+        return (((self.log_mel(x) - self.mean.float()) @ self.basis.float().T) / self.spread.float()).transpose(1, 2)  # (B, D, L)
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
-        rows = (z.float().transpose(1, 2) * self.spread) @ self.basis + self.mean  # (B, L, W)
+        self._require_fit()
+        rows = (z.float().transpose(1, 2) * self.spread.float()) @ self.basis.float() + self.mean.float()  # (B, L, W)
         mel = rearrange(rows, "b l (c m f) -> (b c) m (l f)", c=self.io_channels, f=self.frames_per_latent).clamp(max=1.0).exp()
         audio = self._phase(self._linear((mel - self.floor).clamp_min(0)))
         return rearrange(audio, "(b c) t -> b c t", c=self.io_channels)
 
+    def _require_fit(self) -> None:
+        if not bool(self.is_fitted):
+            raise ConfigError("pretransform 'mel' has not been fitted: call fit(audio), or load weights that were saved after it")
+
     def _linear(self, mel: Tensor) -> Tensor:
         """Non-negative magnitudes (N, F, L) whose mel bands are ``mel`` (N, M, L): multiplicative updates, Lee & Seung 2001."""
-        projected = self.filterbank.T @ mel
-        magnitude = projected / (self.filterbank.T @ self.filterbank.sum(dim=1, keepdim=True) + 1e-9)
+        filterbank = self.filterbank.float()
+        projected = filterbank.T @ mel
+        magnitude = projected / (filterbank.T @ filterbank.sum(dim=1, keepdim=True) + 1e-9)
         for _ in range(30):
-            magnitude = magnitude * projected / (self.filterbank.T @ (self.filterbank @ magnitude) + 1e-9)
+            magnitude = magnitude * projected / (filterbank.T @ (filterbank @ magnitude) + 1e-9)
         return magnitude
 
     def _phase(self, magnitude: Tensor) -> Tensor:

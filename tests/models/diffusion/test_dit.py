@@ -1,0 +1,228 @@
+"""The diffusion transformer: conditions, guidance, dropping."""
+
+import pytest
+import torch
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.diffusion import DiffusionTransformer, DiTWrapper
+
+SMALL = {"io_channels": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture
+def make(randomise):
+    def build(kind=DiffusionTransformer, **options):
+        torch.manual_seed(0)
+        return randomise(kind(**{**SMALL, **options})).eval().requires_grad_(False)
+
+    return build
+
+
+def tensors(batch=2, length=6):
+    generator = torch.Generator().manual_seed(3)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "x": randn(batch, 4, length), "t": torch.rand(batch, generator=generator), "cross": randn(batch, 5, 8),
+        "global": randn(batch, 6), "prepend": randn(batch, 3, 10), "concat": randn(batch, 2, length),
+    }  # fmt: skip
+
+
+T = tensors()
+CROSS = {"cond_token_dim": 8}
+
+
+def test_guidance_of_one_is_none(make):
+    model = make(**CROSS)
+    assert torch.equal(model(T["x"], T["t"], T["cross"], cfg_scale=1.0), model(T["x"], T["t"], T["cross"]))
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.5, 7.0, -1.0])
+def test_guidance_equals_two_passes(make, scale):
+    model = make(**CROSS, global_cond_dim=6, prepend_cond_dim=10)
+    kept = {"global_embed": T["global"]}
+    conditional = model(T["x"], T["t"], T["cross"], prepend_cond=T["prepend"], **kept)
+    unconditional = model(T["x"], T["t"], torch.zeros_like(T["cross"]), prepend_cond=torch.zeros_like(T["prepend"]), **kept)
+    guided = model(T["x"], T["t"], T["cross"], prepend_cond=T["prepend"], cfg_scale=scale, **kept)
+    torch.testing.assert_close(guided, unconditional + (conditional - unconditional) * scale, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("phi", [0.3, 1.0])
+def test_rescaled_guidance(make, phi):
+    model = make(**CROSS)
+    conditional = model(T["x"], T["t"], T["cross"])
+    guided = model(T["x"], T["t"], T["cross"], cfg_scale=5.0)
+    restored = guided * conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True)
+    rescaled = model(T["x"], T["t"], T["cross"], cfg_scale=5.0, scale_phi=phi)
+    torch.testing.assert_close(rescaled, phi * restored + (1 - phi) * guided, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_negative_condition_takes_the_place_of_nothing(make, with_mask):
+    model = make(**CROSS)
+    negative = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(9))
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]).bool() if with_mask else None
+    conditional = model(T["x"], T["t"], T["cross"])
+    unconditional = model(T["x"], T["t"], negative * mask[..., None] if with_mask else negative)
+    guided = model(T["x"], T["t"], T["cross"], negative_cross_attn_cond=negative, negative_cross_attn_mask=mask, cfg_scale=3.0)
+    torch.testing.assert_close(guided, unconditional + (conditional - unconditional) * 3, atol=1e-4, rtol=1e-4)
+
+
+def test_the_negative_of_itself_is_no_guidance(make):
+    model = make(**CROSS)
+    guided = model(T["x"], T["t"], T["cross"], negative_cross_attn_cond=T["cross"], cfg_scale=9.0)
+    torch.testing.assert_close(guided, model(T["x"], T["t"], T["cross"]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("objective", "level"), [("v", 0.7071), ("rectified_flow", 0.5), ("rf_denoiser", 0.5)])
+def test_guidance_acts_in_its_interval_of_noise_levels_only(make, objective, level):
+    """At t = 1/2 the noise level is sin(pi/4) for v, and t for flows."""
+    model = make(**CROSS, diffusion_objective=objective)
+    t = torch.full((2,), 0.5)
+    plain, guided = model(T["x"], t, T["cross"]), model(T["x"], t, T["cross"], cfg_scale=4.0)
+    assert not torch.allclose(plain, guided, atol=1e-3)
+    inside, below, above = (level - 0.05, level + 0.05), (0.0, level - 0.05), (level + 0.05, 1.0)
+    assert torch.equal(model(T["x"], t, T["cross"], cfg_scale=4.0, cfg_interval=inside), guided)
+    for interval in (below, above):
+        assert torch.equal(model(T["x"], t, T["cross"], cfg_scale=4.0, cfg_interval=interval), plain)
+
+
+def test_nothing_to_leave_out_means_no_guidance(make):
+    model = make(global_cond_dim=6)
+    guided = model(T["x"], T["t"], global_embed=T["global"], cfg_scale=5.0)
+    assert torch.equal(guided, model(T["x"], T["t"], global_embed=T["global"]))
+
+
+def test_dropping_equals_passes_without_the_condition(make):
+    model = make(**CROSS)
+    torch.manual_seed(0)
+    is_null = torch.bernoulli(torch.full((2, 1, 1), 0.5)).bool()
+    assert is_null.any() and not is_null.all()
+    torch.manual_seed(0)
+    out = model(T["x"], T["t"], T["cross"], cfg_dropout_prob=0.5)
+    torch.testing.assert_close(out, model(T["x"], T["t"], torch.where(is_null, 0.0, T["cross"])))
+
+
+def test_dropping_draws_nothing_without_need(make):
+    model = make(**CROSS)
+    state = torch.get_rng_state()
+    model(T["x"], T["t"], T["cross"], cfg_dropout_prob=0.0)
+    model(T["x"], T["t"], T["cross"], cfg_dropout_prob=0.5, cfg_scale=2.0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument", "value"),
+    [
+        (CROSS, "cross_attn_cond", T["cross"]),
+        ({"cond_token_dim": 8, "project_cond_tokens": False, "num_heads": 4}, "cross_attn_cond", T["cross"]),
+        ({"global_cond_dim": 6}, "global_embed", T["global"]),
+        ({"global_cond_dim": 6, "global_cond_type": "adaLN"}, "global_embed", T["global"]),
+        ({"prepend_cond_dim": 10}, "prepend_cond", T["prepend"]),
+        ({"input_concat_dim": 2}, "input_concat_cond", T["concat"]),
+    ],
+)
+@pytest.mark.parametrize("time", ["global", "input_concat"])
+def test_every_condition_has_an_effect_and_items_do_not_mix(make, options, argument, value, time):
+    model = make(**options, timestep_cond_type=time, **({"timestep_embed_dim": 16} if time == "input_concat" else {}))
+    out = model(T["x"], T["t"], **{argument: value})
+    assert out.shape == T["x"].shape
+    assert not torch.allclose(out, model(T["x"], T["t"], **{argument: value.flip(0)}), atol=1e-3)
+    assert not torch.allclose(out, model(T["x"], 1 - T["t"], **{argument: value}), atol=1e-3)
+    torch.testing.assert_close(model(T["x"][1:], T["t"][1:], **{argument: value[1:]}), out[1:], atol=1e-4, rtol=1e-4)
+
+
+def test_masks_have_no_effect_as_published_models_were_trained(make):
+    model = make(**CROSS, prepend_cond_dim=10)
+    given = {"cross_attn_cond": T["cross"], "prepend_cond": T["prepend"]}
+    masks = {"cross_attn_cond_mask": torch.zeros(2, 5), "prepend_cond_mask": torch.zeros(2, 3), "mask": torch.zeros(2, 6)}
+    assert torch.equal(model(T["x"], T["t"], **given, **masks), model(T["x"], T["t"], **given))
+
+
+def test_zero_tokens_stay_zero_through_the_projection(make):
+    model = make(**CROSS)
+    assert not model.to_cond_embed(torch.zeros(1, 2, 8)).any()
+
+
+def test_concatenated_input_of_another_length_is_repeated(make):
+    model = make(input_concat_dim=2)
+    short = T["concat"][..., :3]
+    out = model(T["x"], T["t"], input_concat_cond=short)
+    assert torch.equal(out, model(T["x"], T["t"], input_concat_cond=short.repeat_interleave(2, dim=-1)))
+
+
+def test_hidden_states_and_early_exit(make):
+    model = make(**CROSS, global_cond_dim=6)
+    given = {"cross_attn_cond": T["cross"], "global_embed": T["global"]}
+    hidden = model(T["x"], T["t"], **given, exit_layer_ix=0)
+    assert hidden.shape == (2, 1 + 6, 32)  # the global token, then the frames
+    out, info = model(T["x"], T["t"], **given, return_info=True)
+    assert torch.equal(out, model(T["x"], T["t"], **given)) and torch.equal(info["hidden_states"][0], hidden)
+    guided, info = model(T["x"], T["t"], **given, return_info=True, cfg_scale=3.0)
+    torch.testing.assert_close(guided, info["uncond_output"] + (out - info["uncond_output"]) * 3, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3])
+def test_patches(make, patch):
+    model = make(patch_size=patch)
+    assert model(T["x"], T["t"]).shape == (2, 4, 6)
+    assert model.transformer.project_in.weight.shape == (32, 4 * patch)
+    hidden = model(T["x"], T["t"], exit_layer_ix=1)
+    assert hidden.shape[1] == 1 + 6 // patch
+
+
+def test_inputs_are_cast_to_the_model(make):
+    model = make(**CROSS)
+    exact = model(T["x"], T["t"], T["cross"], cfg_scale=2.0)
+    half = model.bfloat16()(T["x"], T["t"], T["cross"], cfg_scale=2.0)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, atol=0.1 * float(exact.abs().max()), rtol=0)
+
+
+def test_starts_with_small_output_and_identity_convolutions():
+    torch.manual_seed(0)
+    model = DiffusionTransformer(**SMALL)
+    assert not model.preprocess_conv.weight.any() and not model.postprocess_conv.weight.any()
+    assert model(T["x"], T["t"]).std() < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 3}, "dit: embed_dim must be a multiple of num_heads, got 32 and 3"),
+        ({"timestep_cond_type": "input_concat"}, "needs timestep_embed_dim"),
+        (
+            {"global_cond_dim": 6, "project_global_cond": False},
+            "without project_global_cond, global_cond_dim must be embed_dim, got 6 and 32",
+        ),
+        ({"cond_token_dim": 12, "project_cond_tokens": False}, "attention of width 32 with 16 features per head and context width 12"),
+        ({"diffusion_objective": "w"}, "unknown diffusion objective 'w'"),
+    ],
+)
+def test_impossible_widths(options, message):
+    with pytest.raises(ConfigError, match=message):
+        DiffusionTransformer(**{**SMALL, **options})
+
+
+# ---- the wrapper ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_wrapper_translates_names_and_ignores_what_published_models_ignore(make):
+    wrapper = make(DiTWrapper, **CROSS, global_cond_dim=6, prepend_cond_dim=10, input_concat_dim=2)
+    out = wrapper(
+        T["x"], T["t"], cross_attn_cond=T["cross"], cross_attn_mask=torch.ones(2, 5), global_cond=T["global"],
+        prepend_cond=T["prepend"], prepend_cond_mask=torch.ones(2, 3), input_concat_cond=T["concat"],
+        negative_global_cond=T["global"] * 2, negative_input_concat_cond=T["concat"] * 2, rescale_cfg=True, cfg_scale=2.0,
+    )  # fmt: skip
+    expected = wrapper.model(
+        T["x"], T["t"], T["cross"], global_embed=T["global"], prepend_cond=T["prepend"], input_concat_cond=T["concat"], cfg_scale=2.0
+    )
+    assert torch.equal(out, expected)
+    assert wrapper.length_multiple == 1 and all(name.startswith("model.") for name in wrapper.state_dict())
+
+
+def test_wrapper_refuses_what_nobody_knows(make):
+    with pytest.raises(TypeError, match="cfg_scal"):
+        make(DiTWrapper)(T["x"], T["t"], cfg_scal=2.0)

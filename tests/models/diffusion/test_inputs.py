@@ -1,0 +1,85 @@
+"""ConditioningInputs: casting, dropping, doubling."""
+
+import pytest
+import torch
+
+from stable_audio_tools.models.diffusion.inputs import ConditioningInputs
+
+FULL = ConditioningInputs(
+    cross_attn=torch.randn(3, 4, 5),
+    cross_attn_mask=torch.ones(3, 4).bool(),
+    global_cond=torch.randn(3, 6),
+    input_concat=torch.randn(3, 2, 7),
+    prepend=torch.randn(3, 2, 8),
+    prepend_mask=torch.ones(3, 2).bool(),
+)
+
+
+def test_cast_leaves_masks_alone():
+    half = FULL.to(torch.float16)
+    assert {half.cross_attn.dtype, half.global_cond.dtype, half.input_concat.dtype, half.prepend.dtype} == {torch.float16}
+    assert half.cross_attn_mask.dtype == half.prepend_mask.dtype == torch.bool
+    assert ConditioningInputs().to(torch.float16) == ConditioningInputs()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "guidable"),
+    [
+        (ConditioningInputs(cross_attn=FULL.cross_attn), True),
+        (ConditioningInputs(prepend=FULL.prepend), True),
+        (ConditioningInputs(global_cond=FULL.global_cond, input_concat=FULL.input_concat), False),
+    ],
+)
+def test_guidance_needs_something_to_leave_out(inputs, guidable):
+    assert inputs.is_guidable is guidable
+
+
+def test_dropping_zeroes_whole_items_and_leaves_the_rest():
+    torch.manual_seed(0)
+    inputs = ConditioningInputs(
+        cross_attn=torch.ones(2000, 3, 1),
+        prepend=torch.ones(2000, 2, 1),
+        global_cond=torch.ones(2000, 1),
+        input_concat=torch.ones(2000, 1, 1),
+    )
+    dropped = inputs.dropped(0.3)
+    cross, prepend = dropped.cross_attn[..., 0], dropped.prepend[..., 0]
+    assert torch.equal(cross, cross[:, :1].expand(-1, 3)) and torch.equal(prepend, prepend[:, :1].expand(-1, 2))
+    rates = [1 - float(cross[:, 0].mean()), 1 - float(prepend[:, 0].mean())]
+    assert all(abs(rate - 0.3) < 4 * (0.21 / 2000) ** 0.5 for rate in rates)
+    both = float(((1 - cross[:, 0]) * (1 - prepend[:, 0])).mean())
+    assert abs(both - 0.09) < 0.03  # independent
+    assert dropped.global_cond is inputs.global_cond and dropped.input_concat is inputs.input_concat
+
+
+def test_dropping_draws_first_for_cross_attention_then_for_the_prepended():
+    torch.manual_seed(0)
+    expected = [torch.bernoulli(torch.full((3, 1, 1), 0.5)) for _ in range(2)]
+    torch.manual_seed(0)
+    dropped = FULL.dropped(0.5)
+    assert torch.equal(dropped.cross_attn, FULL.cross_attn * (1 - expected[0]))
+    assert torch.equal(dropped.prepend, FULL.prepend * (1 - expected[1]))
+
+
+@pytest.mark.parametrize(("probability", "share"), [(0.0, 1), (1.0, 0)])
+def test_dropping_none_and_all(probability, share):
+    dropped = FULL.dropped(probability)
+    assert torch.equal(dropped.cross_attn, FULL.cross_attn * share) and torch.equal(dropped.prepend, FULL.prepend * share)
+
+
+def test_doubling_puts_the_null_second():
+    doubled = FULL.with_null()
+    for name in ("cross_attn", "prepend"):
+        assert torch.equal(getattr(doubled, name)[:3], getattr(FULL, name)) and not getattr(doubled, name)[3:].any()
+    for name in ("cross_attn_mask", "global_cond", "input_concat", "prepend_mask"):
+        assert torch.equal(getattr(doubled, name), torch.cat([getattr(FULL, name)] * 2))
+    assert ConditioningInputs().with_null() == ConditioningInputs()
+
+
+def test_negative_condition_replaces_zeros_where_its_mask_says():
+    negative = torch.randn(3, 4, 5, dtype=torch.float64)
+    assert torch.equal(FULL.with_null(negative).cross_attn[3:], negative.float())
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
+    for kind in (torch.bool, torch.float32):
+        null = FULL.with_null(negative, mask.to(kind)).cross_attn[3:]
+        assert torch.equal(null, negative.float() * mask[..., None])

@@ -1,0 +1,70 @@
+"""Examples in the guides are true: JSON is accepted, Python compiles, links lead somewhere, generated pages are up to date."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stable_audio_tools.config.check import check_dataset_config, check_model_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = ROOT / "stable_audio_tools" / "configs" / "model_configs"
+SECTIONS = {  # where a fragment such as `"training": {...}` belongs
+    "training": ("autoencoders/small_vae_22k.json", "txt2audio/stable_audio_open_1_0.json"),
+    "conditioning": ("txt2audio/stable_audio_open_1_0.json",),
+}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Code blocks of a language in all pages: (page, text)."""
+    pattern = re.compile(rf"^([ ]*)```{language}\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+    return [(page.name, match.group(2)) for page in PAGES for match in pattern.finditer(page.read_text(encoding="utf-8"))]
+
+
+def mistakes(data: object) -> list[str]:
+    check = check_dataset_config if isinstance(data, dict) and "dataset_type" in data else check_model_config
+    return [f"{mistake.path}: {mistake.message}" for mistake in check(data) if mistake.kind != "warning"]
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("json"))
+def test_json_examples_are_accepted(page: str, text: str) -> None:
+    if text.lstrip().startswith("{"):
+        assert mistakes(json.loads(text)) == []
+        return
+    fragment = json.loads("{" + text.strip().rstrip(",") + "}")
+    ((key, value),) = fragment.items()
+    found = []
+    for name in SECTIONS[key]:
+        config = json.loads((CONFIGS / name).read_text(encoding="utf-8"))
+        if key == "training":
+            config["training"] = value
+        else:
+            config["model"][key] = value
+            config["model"]["diffusion"]["cross_attention_cond_ids"] = ["prompt"]
+            config["model"]["diffusion"]["global_cond_ids"] = ["seconds_total"]
+            config["model"]["diffusion"]["config"]["global_cond_dim"] = value["cond_dim"]
+        found.append(mistakes(config))
+    assert [] in found, found
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"))
+def test_python_examples_compile(page: str, text: str) -> None:
+    ast.parse(text.replace("(model, ..., ", "(model, "))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_generated_reference_is_up_to_date() -> None:
+    run = subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
