@@ -14,7 +14,11 @@ def demo(
     audio_dir: Annotated[Path | None, typer.Option(help="A folder of your own sounds; without it, sounds are synthesised.")] = None,
     captions: Annotated[Path | None, typer.Option(help="CSV table path,caption for it; by default captions.csv in the folder.")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Classes in your folder, by what captions contain: 'kick|bass drum,snare,hat|hi-hat|!open'.")
+        str | None,
+        typer.Option(
+            help="Classes in your folder, by what captions contain: 'kick|bass drum,snare,hat|hi-hat|!open'. "
+            "Without it, words that sound different are chosen."
+        ),
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.05, help="How long to train at most.")] = 5.0,
     max_steps: Annotated[int, typer.Option(min=1, help="How many steps to train at most.")] = 3000,

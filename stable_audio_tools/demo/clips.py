@@ -16,7 +16,8 @@ from torch import Tensor
 from stable_audio_tools.audio import load, save, to_mono
 from stable_audio_tools.data.metadata import read_captions
 from stable_audio_tools.demo.captions import caption, test_prompt
-from stable_audio_tools.demo.classes import select_classes, split
+from stable_audio_tools.demo.classes import features, select_classes, split
+from stable_audio_tools.demo.propose import propose_classes
 from stable_audio_tools.demo.synth import CLASSES, NUM_SAMPLES, SAMPLE_RATE, make_sound
 from stable_audio_tools.errors import AudioError, ConfigError
 
@@ -102,13 +103,13 @@ def synthesised(folder: Path, *, num_train: int, num_held_out: int, seed: int) -
     return ClipSet(tuple(clips), f"{len(clips)} sounds of {len(CLASSES)} classes, synthesised by this program", prompts)
 
 
-def chosen(audio_dir: Path, captions: Path, spec: str, *, seed: int) -> ClipSet:
+def chosen(audio_dir: Path, captions: Path, spec: str | None, *, seed: int) -> ClipSet:
     """Choose files of a real folder by their captions.
 
     Args:
         audio_dir: The folder.
         captions: CSV table ``path,caption``.
-        spec: Classes, see `classes.parse_classes`.
+        spec: Classes, see `classes.parse_classes`; None chooses words of the captions whose files sound different.
         seed: Of the split into training and held-out files.
 
     Raises:
@@ -119,6 +120,10 @@ def chosen(audio_dir: Path, captions: Path, spec: str, *, seed: int) -> ClipSet:
     if not paths:
         raise ConfigError(f"{captions}: none of its {len(rows)} paths is a file below {audio_dir}")
     texts = [str(rows[path]["prompt"]) for path in paths]
+    how = ""
+    if spec is None:
+        spec = ",".join(_proposed([str(audio_dir / path) for path in paths], texts))
+        how = f" ({spec}: words of the captions, chosen because they sound different; --classes names others)"
     selection = select_classes(texts, spec, min_files=MIN_FILES)
     parts = split(selection.classes, held_out_share=HELD_OUT_SHARE, seed=seed)
     clips = [
@@ -132,7 +137,13 @@ def chosen(audio_dir: Path, captions: Path, spec: str, *, seed: int) -> ClipSet:
         len(clips), len(selection.classes), selection.num_unmatched, selection.num_ambiguous,
     )  # fmt: skip
     prompts = {members.name: tuple(sentence.format(_with_article(members.name)) for sentence in SENTENCES) for members in selection.classes}
-    return ClipSet(tuple(clips), f"{len(clips)} files of {len(selection.classes)} classes from {audio_dir}", prompts)
+    return ClipSet(tuple(clips), f"{len(clips)} files of {len(selection.classes)} classes from {audio_dir}{how}", prompts)
+
+
+def _proposed(paths: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Classes that can be told apart by ear."""
+    clips, audio = load_clips([Clip(path, "", (text,), is_held_out=False) for path, text in zip(paths, texts, strict=True)])
+    return propose_classes([clip.captions[0] for clip in clips], features(audio[:, 0], SAMPLE_RATE))
 
 
 def _wordings(text: str, name: str) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class DemoSettings:
         output: Folder for everything it makes.
         audio_dir: A real folder of sounds; None synthesises some.
         captions: CSV table ``path,caption`` for it; None is ``captions.csv`` in the folder.
-        classes: Classes in the real folder, by what captions contain; see `classes.parse_classes`.
+        classes: Classes in the real folder, by what captions contain; see `classes.parse_classes`. None chooses some.
         minutes: How long to train at most.
         max_steps: How many steps to train at most.
         batch_size: Clips per step.
@@ -223,8 +223,6 @@ def _clips(settings: DemoSettings) -> ClipSet:
         return read_clip_set(done)
     if settings.audio_dir is None:
         return synthesised(settings.output / "sounds", num_train=settings.num_train, num_held_out=settings.num_held_out, seed=settings.seed)
-    if settings.classes is None:
-        raise ConfigError("a real folder needs --classes: what captions contain, as in 'kick|bass drum,snare,piano'")
     captions = settings.captions or settings.audio_dir / "captions.csv"
     return chosen(settings.audio_dir, captions, settings.classes, seed=settings.seed)
 
