@@ -20,7 +20,7 @@ def demo(
             "Without it, words that sound different are chosen."
         ),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.05, help="How long to train at most.")] = 5.0,
+    minutes: Annotated[float | None, typer.Option(min=0.05, help="How long to train at most; 5, or 10 with --audio-dir.")] = None,
     max_steps: Annotated[int, typer.Option(min=1, help="How many steps to train at most.")] = 3000,
     clips_per_class: Annotated[int, typer.Option(min=2, help="Clips to generate for each class.")] = 8,
     train_clips: Annotated[int, typer.Option(min=4, help="Synthesised clips per class to train on.")] = 100,

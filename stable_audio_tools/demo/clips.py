@@ -24,6 +24,7 @@ from stable_audio_tools.errors import AudioError, ConfigError
 logger = logging.getLogger(__name__)
 CAPTIONS_PER_CLIP = 24
 MIN_FILES = 8  # of a class in a real folder
+FADE_SECONDS = 0.05  # at the end of a clip: a sound that is cut there would end in a click, which a model learns like anything else
 HELD_OUT_SHARE = 0.25
 SENTENCES = ("the sound of {}", "a recording of {}", "just one {}, please", "this is {}, played once")  # training never sees these
 
@@ -157,7 +158,9 @@ def _with_article(words: str) -> str:
 
 
 def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_samples: int = NUM_SAMPLES) -> tuple[list[Clip], Tensor]:
-    """Decode clips to mono of one length: cut or padded at the end, peaks at 0.8. Files that cannot be decoded are left out and named.
+    """Decode clips to mono of one length: cut with a short fade, or padded at the end, peaks at 0.8.
+
+    Files that cannot be decoded are left out and named.
 
     Args:
         clips: The clips.
@@ -173,6 +176,8 @@ def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_sam
     good: list[Clip] = []
     samples: list[Tensor] = []
     reasons: list[str] = []
+    fade = torch.ones(num_samples)
+    fade[-round(FADE_SECONDS * sample_rate) :] = torch.linspace(1, 0, round(FADE_SECONDS * sample_rate))
     for clip in clips:
         try:
             audio = to_mono(load(clip.path, num_frames=num_samples, sample_rate=sample_rate).samples)  # (1, T)
@@ -185,7 +190,7 @@ def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_sam
             reasons.append(f"{clip.path}: silent")
             logger.warning("skipped: %s: silent", clip.path)
             continue
-        samples.append(torch.nn.functional.pad(audio * (0.8 / peak), (0, num_samples - audio.shape[-1])))
+        samples.append(torch.nn.functional.pad(audio * (0.8 / peak), (0, num_samples - audio.shape[-1])) * fade)  # (1, T)
         good.append(clip)
     if not good:
         raise AudioError(f"none of {len(clips)} clips can be used: {reasons[0] if reasons else 'there are none'}")

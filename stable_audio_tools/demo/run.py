@@ -53,7 +53,7 @@ class DemoSettings:
         audio_dir: A real folder of sounds; None synthesises some.
         captions: CSV table ``path,caption`` for it; None is ``captions.csv`` in the folder.
         classes: Classes in the real folder, by what captions contain; see `classes.parse_classes`. None chooses some.
-        minutes: How long to train at most.
+        minutes: How long to train at most; None is 5 for synthesised sounds, 10 for a real folder.
         max_steps: How many steps to train at most.
         batch_size: Clips per step.
         num_train: Synthesised clips per class to train on.
@@ -66,13 +66,20 @@ class DemoSettings:
     audio_dir: Path | None = None
     captions: Path | None = None
     classes: str | None = None
-    minutes: float = 5.0
+    minutes: float | None = None
     max_steps: int = 3000
     batch_size: int = 32
     num_train: int = 100
     num_held_out: int = 30
     clips_per_class: int = 8
     seed: int = 0
+
+    @property
+    def time_limit(self) -> float:
+        """Minutes of training."""
+        if self.minutes is not None:
+            return self.minutes
+        return 5.0 if self.audio_dir is None else 10.0
 
     def fingerprint(self) -> str:
         """Tells apart settings that lead to different results. Time limits do not count: a demo may be given more time."""
@@ -158,8 +165,8 @@ def plan(settings: DemoSettings, use_half: bool) -> list[str]:
     precision = "bfloat16, which this processor computes quickly" if use_half else "float32"
     return [
         f"This trains a small text-to-audio model on {what}, generates from prompts it has not seen, and measures the result.",
-        f"It trains for at most {settings.minutes:g} minutes (in {precision}) and takes about {settings.minutes + 2:.0f} minutes in all. "
-        "Ctrl-C stops it; the same command goes on.",
+        f"It trains for at most {settings.time_limit:g} minutes (in {precision}) and takes about {settings.time_limit + 2:.0f} minutes "
+        "in all. Ctrl-C stops it; the same command goes on.",
         f"Everything goes to {settings.output}/.",
     ]
 
@@ -231,7 +238,7 @@ def _train(settings: DemoSettings, config: dict[str, Any], num_clips: int, use_h
     """Train, or go on training; the last checkpoint, or None if it was stopped."""
     folder = settings.output / "training"
     existing = find_checkpoints(folder)
-    limit = TimeLimit(settings.minutes * 60, settings.max_steps, say)
+    limit = TimeLimit(settings.time_limit * 60, settings.max_steps, say)
     repeat = max(1, -(-20 * settings.batch_size // num_clips))
     result = train(
         TrainOptions(
