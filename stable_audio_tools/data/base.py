@@ -43,6 +43,11 @@ class ItemKey(NamedTuple):
 class Summarised(Protocol):
     """A dataset that can say which of its files were of no use; a training run says so when it ends."""
 
+    @property
+    def num_unreadable(self) -> int:
+        """How many files have turned out to be unreadable so far."""
+        ...
+
     def summary(self) -> str:
         """How many files have turned out to be unreadable so far, and the first few of them."""
         ...

@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stable_audio_tools.checkpoint import atomic_path
+from stable_audio_tools.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt$")
@@ -42,10 +43,15 @@ class CheckpointCallback(pl.Callback):
         every: Optimizer steps between checkpoints.
         keep_last: How many to keep; -1 keeps all.
         model_config: Goes into every checkpoint as ``model_config``.
+
+    Raises:
+        ConfigError: If ``keep_last`` is 0 or below -1.
     """
 
     def __init__(self, folder: Path, every: int, *, keep_last: int = -1, model_config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        if keep_last < -1 or keep_last == 0:
+            raise ConfigError(f"--save-top-k must be -1, which keeps all checkpoints, or at least 1, got {keep_last}")
         self.folder = folder
         self.every = every
         self.keep_last = keep_last
@@ -118,7 +124,9 @@ class CheckpointCallback(pl.Callback):
         trainer.save_checkpoint(path)
         self.last_path = path
         if trainer.is_global_zero and self.keep_last > 0:
-            for old in find_checkpoints(self.folder)[: -self.keep_last]:
+            # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
+            by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
+            for old in by_age[: -self.keep_last]:
                 old.unlink(missing_ok=True)
 
 

@@ -178,7 +178,7 @@ def train(options: TrainOptions) -> TrainResult:
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         trainer.fit(wrapper, loader, validation, ckpt_path=str(ckpt_path) if ckpt_path else None)
     if isinstance(loader.dataset, Summarised):
-        logger.info("data: %s", loader.dataset.summary())
+        logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
     return TrainResult(folder, checkpoints.last_path, wrapper, trainer.global_step, checkpoints.stop_signal)
 
 

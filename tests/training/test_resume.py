@@ -236,20 +236,7 @@ class Script:
 
     def start(self, *flags, data="data", save_dir="runs"):
         command = [sys.executable, str(ROOT / "train.py"), "--model-config", "model.json", "--dataset-config", f"{data}.json"]
-        command += [
-            "--name",
-            "x",
-            "--batch-size",
-            "2",
-            "--logger",
-            "csv",
-            "--accelerator",
-            "cpu",
-            "--precision",
-            "32",
-            "--save-dir",
-            save_dir,
-        ]
+        command += f"--name x --save-dir {save_dir} --batch-size 2 --logger csv --accelerator cpu --precision 32".split()
         with (self.folder / "log.txt").open("a") as log:
             return subprocess.Popen(
                 [*command, *self.flags, *flags],
