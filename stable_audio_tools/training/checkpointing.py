@@ -16,7 +16,6 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stable_audio_tools.checkpoint import atomic_path
-from stable_audio_tools.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt$")
@@ -43,15 +42,10 @@ class CheckpointCallback(pl.Callback):
         every: Optimizer steps between checkpoints.
         keep_last: How many to keep; -1 keeps all.
         model_config: Goes into every checkpoint as ``model_config``.
-
-    Raises:
-        ConfigError: If ``keep_last`` is 0 or below -1.
     """
 
     def __init__(self, folder: Path, every: int, *, keep_last: int = -1, model_config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        if keep_last < -1 or keep_last == 0:
-            raise ConfigError(f"--save-top-k must be -1, which keeps all checkpoints, or at least 1, got {keep_last}")
         self.folder = folder
         self.every = every
         self.keep_last = keep_last

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 
 from stable_audio_tools.checkpoint import read_checkpoint
-from stable_audio_tools.errors import CheckpointError, ConfigError
-from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
+from stable_audio_tools.errors import CheckpointError
+from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, find_checkpoints
 
 
 def steps(folder):
@@ -67,12 +67,6 @@ def test_find_checkpoints_goes_by_step_and_ignores_other_files(tmp_path):
         (tmp_path / name).touch()
     assert steps(tmp_path) == [9, 10, 100]
     assert find_checkpoints(tmp_path / "missing") == []
-
-
-@pytest.mark.parametrize("keep", [0, -2])
-def test_wrong_numbers_of_checkpoints_to_keep(tmp_path, keep):
-    with pytest.raises(ConfigError, match=f"^--save-top-k must be -1, which keeps all checkpoints, or at least 1, got {keep}$"):
-        CheckpointCallback(tmp_path, 1, keep_last=keep)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
