@@ -52,7 +52,7 @@ def inference_script(shared: Path) -> str:
     return code.replace("import torchaudio\n", "from stable_audio_tools.audio import save\n").replace("torchaudio.save(", "save(")
 
 
-def test_train_unwrap_and_generate_as_the_guide_says(shared, tmp_path, tiny_diffusion, write_noises):
+def test_train_unwrap_and_generate_as_the_guides_say(shared, tmp_path, tiny_diffusion, write_noises, monkeypatch):
     config = tiny_diffusion(objective="v")
     t5 = {"t5_model_name": str(shared / "fixtures" / "t5-tiny"), "max_length": 16}
     config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "t5", "config": t5}
@@ -86,6 +86,11 @@ def test_train_unwrap_and_generate_as_the_guide_says(shared, tmp_path, tiny_diff
         assert (info.sample_rate, info.num_channels, info.num_frames) == (8000, 1, 1024)
         assert float(load(clip).samples.abs().max()) == pytest.approx(1, abs=1e-3)
     assert not torch.equal(load(clips[0]).samples, load(clips[1]).samples)
+
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "docs" / "generation.md").read_text(), re.DOTALL)
+    exec(compile(code, "generation.md", "exec"), {})
+    assert probe("rain.wav").num_frames == 1024
 
 
 # ---- flags and defaults.ini -------------------------------------------------------------------------------------------------------------

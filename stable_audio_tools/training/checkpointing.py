@@ -63,6 +63,9 @@ class CheckpointCallback(pl.Callback):
         """Take over the signals that ask a run to stop."""
         self._last_step = trainer.global_step
         self._is_stopping = False
+        if trainer.is_global_zero:
+            for half in self.folder.glob(".epoch=*.ckpt.*.tmp"):  # of a run that was killed while it wrote
+                half.unlink(missing_ok=True)
         self._limit_val_batches = trainer.limit_val_batches
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,6 +94,7 @@ class CheckpointCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if it is time to, or if the run is asked to stop."""
+        self._hear_from_others(trainer)
         self._is_stopping |= trainer.should_stop or self.stop_signal is not None
         is_step = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         trainer.should_stop = self._is_stopping and is_step  # half of a step's gradients would be lost: the step is finished first
@@ -99,6 +103,11 @@ class CheckpointCallback(pl.Callback):
         # Here rather than when training has ended: by then the loops have moved on to the next pass.
         if trainer.should_stop or (is_step and (trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps)):
             self.save(trainer)
+
+    def _hear_from_others(self, trainer: pl.Trainer) -> None:
+        """All processes stop after the same step, even if the signal reached one of them, or reached them in different steps."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.stop_signal is not None, all=False):
+            self.stop_signal = self.stop_signal or signal.SIGTERM
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where the run ended, and give the signals back."""

@@ -30,6 +30,15 @@ def test_a_run_resumed_from_an_earlier_checkpoint_keeps_what_it_writes(train_bri
     assert second.checkpoint.is_file() and steps(second.folder) == [5]
 
 
+def test_halves_that_a_killed_run_left_are_removed(train_briefly, tiny_diffusion, tmp_path):
+    half, other = tmp_path / "checkpoints" / ".epoch=0-step=9.ckpt.abc.tmp", tmp_path / "checkpoints" / ".other.tmp"
+    half.parent.mkdir()
+    half.touch()
+    other.touch()
+    train_briefly(tiny_diffusion(), run_folder=tmp_path)
+    assert not half.exists() and other.exists()
+
+
 def test_nothing_is_written_twice(train_briefly, tiny_diffusion):
     class Count(pl.Callback):
         saved = 0

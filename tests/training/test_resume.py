@@ -299,6 +299,22 @@ def test_killed_process_resumes_bit_equal(tmp_path, configs, write_noises):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", ["first", "second"])
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path, configs, write_noises, target):
+    flags = ("--num-workers", "0", "--devices", "2", "--strategy", "ddp", "--checkpoint-every", "3")
+    script = Script(tmp_path, configs["diffusion"], write_noises(tmp_path / "noises", 20), *flags)
+    process = script.start(data="slow")
+    script.wait_for_step(process, 3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid if target == "first" else int(children[0]), signal.SIGTERM)
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM, script.log()
+    last = find_checkpoints(tmp_path / "runs")[-1]
+    step = int(last.stem.rpartition("=")[2])
+    assert script.start("--ckpt-path", str(last), "--max-steps", str(step + 3)).wait(timeout=120) == 0, script.log()
+    assert [int(row["step"]) for row in script.rows()] == list(range(step + 3))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number", "whole_group", "workers", "flags"),
     [
