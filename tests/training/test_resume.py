@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stable_audio_tools.checkpoint import weights_hash
+from stable_audio_tools.models.conditioners.t5 import frozen_t5_encoder
 from stable_audio_tools.training.checkpointing import find_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,23 @@ def test_resumes_bit_equal_mid_pass_and_at_its_end(run, uninterrupted, name, sto
 @pytest.mark.parametrize("name", ["masked", "raw"])
 def test_resumes_bit_equal_with_other_random_streams(run, uninterrupted, name):
     assert_resumes(run, uninterrupted, name, 7, signal.SIGINT)
+
+
+def test_resumes_bit_equal_with_an_encoder_that_is_loaded_on_first_use(shared, tiny_diffusion, train_briefly):
+    """Loading it must not move the random streams: the uninterrupted run loads it in its first batch, the resumed one in another."""
+    t5 = {"t5_model_name": str(shared / "fixtures" / "t5-tiny"), "max_length": 8}
+    config = tiny_diffusion()
+    config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "t5", "config": t5}
+
+    def go(*callbacks, **options):
+        frozen_t5_encoder.cache_clear()  # as in a new process
+        losses = Losses()
+        return train_briefly(config, max_steps=8, callbacks=[losses, *callbacks], **options), losses.seen
+
+    _, expected = go()
+    stopped, first = go(Interrupt(3))
+    _, second = go(ckpt_path=stopped.checkpoint)
+    assert first + second == expected
 
 
 @pytest.mark.parametrize(("name", "stop"), [("diffusion", 3), ("adversary", 5)])
@@ -229,6 +247,7 @@ class Script:
 
     def __init__(self, folder, model_config, sounds, *flags):
         self.folder, self.flags = folder, flags
+        self.started = []
         (folder / "model.json").write_text(json.dumps(model_config))
         for name, seconds in (("slow", 0.03), ("data", 0.0)):
             (folder / f"{name}.py").write_text(SLOW_DATA.format(seconds=seconds))
@@ -239,7 +258,7 @@ class Script:
         command = [sys.executable, str(ROOT / "train.py"), "--model-config", "model.json", "--dataset-config", f"{data}.json"]
         command += f"--name x --save-dir {save_dir} --batch-size 2 --logger csv --accelerator cpu --precision 32".split()
         with (self.folder / "log.txt").open("a") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*command, *self.flags, *flags],
                 cwd=self.folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -247,6 +266,15 @@ class Script:
                 stderr=log,
                 start_new_session=True,  # a group of its own, so that a signal to all of it does not reach us
             )
+        self.started.append(process)
+        return process
+
+    def kill(self):
+        """End what a failed test left running."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def log(self):
         return (self.folder / "log.txt").read_text()
@@ -262,6 +290,20 @@ class Script:
             assert process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
+
+
+@pytest.fixture
+def script(tmp_path, configs, write_noises):
+    """``script(name, *flags, num_sounds=10)``: a `Script` in this test's folder."""
+    made = []
+
+    def make(name, *flags, num_sounds=10):
+        made.append(Script(tmp_path, configs[name], write_noises(tmp_path / "noises", num_sounds), *flags))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.kill()
 
 
 def losses_of(rows):
@@ -293,22 +335,22 @@ def assert_killing_is_harmless(script, number, *, whole_group, resume, extra=6):
     assert [int(row["step"]) for row in script.rows()] == list(range(step + extra))
 
 
-def test_killed_process_resumes_bit_equal(tmp_path, configs, write_noises):
-    script = Script(tmp_path, configs["diffusion"], write_noises(tmp_path / "noises"), "--num-workers", "0")
-    assert_killing_is_harmless(script, signal.SIGTERM, whole_group=False, resume="--ckpt-path")
+def test_killed_process_resumes_bit_equal(script):
+    assert_killing_is_harmless(script("diffusion", "--num-workers", "0"), signal.SIGTERM, whole_group=False, resume="--ckpt-path")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the second process in /proc")
 @pytest.mark.parametrize("target", ["first", "second"])
-def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path, configs, write_noises, target):
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script, target):
     flags = ("--num-workers", "0", "--devices", "2", "--strategy", "ddp", "--checkpoint-every", "3")
-    script = Script(tmp_path, configs["diffusion"], write_noises(tmp_path / "noises", 20), *flags)
+    script = script("diffusion", *flags, num_sounds=20)
     process = script.start(data="slow")
     script.wait_for_step(process, 3)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid if target == "first" else int(children[0]), signal.SIGTERM)
     assert process.wait(timeout=120) == 128 + signal.SIGTERM, script.log()
-    last = find_checkpoints(tmp_path / "runs")[-1]
+    last = find_checkpoints(script.folder / "runs")[-1]
     step = int(last.stem.rpartition("=")[2])
     assert script.start("--ckpt-path", str(last), "--max-steps", str(step + 3)).wait(timeout=120) == 0, script.log()
     assert [int(row["step"]) for row in script.rows()] == list(range(step + 3))
@@ -326,6 +368,5 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_pat
         ("diffusion", signal.SIGINT, True, 2, ("--accum-batches", "2")),
     ],
 )
-def test_killed_processes_of_all_kinds_resume_bit_equal(tmp_path, configs, write_noises, name, number, whole_group, workers, flags):
-    script = Script(tmp_path, configs[name], write_noises(tmp_path / "noises"), "--num-workers", str(workers), *flags)
-    assert_killing_is_harmless(script, number, whole_group=whole_group, resume="--recover")
+def test_killed_processes_of_all_kinds_resume_bit_equal(script, name, number, whole_group, workers, flags):
+    assert_killing_is_harmless(script(name, "--num-workers", str(workers), *flags), number, whole_group=whole_group, resume="--recover")
