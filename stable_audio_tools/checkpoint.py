@@ -17,6 +17,7 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +161,9 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
     try:
         source = io.BytesIO(file.read_bytes()) if file.suffix == ".safetensors" else file  # torch judges a path by its suffix
-        content = torch.load(source, map_location="cpu", weights_only=not trust)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a pickle that torch did not write: told below
+            content = torch.load(source, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:
@@ -170,7 +173,7 @@ def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
             "is your own, convert it with read_checkpoint(path, trust=True)"
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{file}: truncated or not a checkpoint ({file.stat().st_size:,} bytes; {reason}); was it copied or downloaded completely?"
         ) from error
@@ -191,7 +194,7 @@ def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = Non
         return "autoencoder"
     if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith("model.model.") for key in keys)):
         return "diffusion"
-    if any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS):
+    if keys and any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS):
         return "wrapped"
     return "unknown"
 

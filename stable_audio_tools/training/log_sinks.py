@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.optional import require
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,27 @@ class ResumableCSVLogger(CSVLogger):
                 table.write_text(text, encoding="utf-8")
                 writer.metrics_keys = next(csv.reader(text.splitlines()))
         return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Write a row. The first one replaces what a run that was killed had written after the checkpoint that this one goes on from."""
+        if self._is_first and step is not None:
+            self._is_first = False
+            self._cut(Path(self.experiment.metrics_file_path), step)
+        super().log_metrics(metrics, step)
+
+    _is_first = True
+
+    def _cut(self, table: Path, step: int) -> None:
+        if not table.is_file():
+            return
+        with table.open(encoding="utf-8", newline="") as stream:
+            header, *rows = csv.reader(stream)
+        column = header.index("step")
+        kept = [row for row in rows if len(row) == len(header) and int(row[column]) < step]  # a killed run may leave half a row
+        if len(kept) < len(rows):
+            with atomic_path(table) as path, path.open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows([header, *kept])
 
 
 def make_loggers(name: LoggerName, *, folder: Path, project: str, run_id: str) -> list[Logger]:

@@ -23,6 +23,7 @@ from stable_audio_tools.checkpoint import initialise_from, load_pretransform_wei
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import ModelConfig
 from stable_audio_tools.config.source import read_source
+from stable_audio_tools.data.base import Summarised
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.factory import create_model_from_config
@@ -32,6 +33,7 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
 from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers
+from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
 Config = str | Path | Mapping[str, Any]
@@ -152,7 +154,10 @@ def train(options: TrainOptions) -> TrainResult:
     pl.seed_everything(options.seed + int(os.environ.get("SLURM_PROCID", 0)), workers=True, verbose=False)
 
     loader = _loader(options, config, options.dataset_config, shuffle=True)
-    validation = _loader(options, config, options.val_dataset_config, shuffle=False) if options.val_dataset_config is not None else None
+    validation = None
+    if options.val_dataset_config is not None:
+        with isolated_randomness(options.seed):  # a run with validation starts from the same weights as one without
+            validation = _loader(options, config, options.val_dataset_config, shuffle=False)
     model = create_model_from_config(read_source(options.model_config).data)
     _load_weights(model, options)
     wrapper = create_training_wrapper_from_config(options.model_config, model)
@@ -172,6 +177,8 @@ def train(options: TrainOptions) -> TrainResult:
         warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         trainer.fit(wrapper, loader, validation, ckpt_path=str(ckpt_path) if ckpt_path else None)
+    if isinstance(loader.dataset, Summarised):
+        logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
     return TrainResult(folder, checkpoints.last_path, wrapper, trainer.global_step, checkpoints.stop_signal)
 
 

@@ -84,11 +84,9 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         model = self.autoencoder_ema.ema_model if self.ema_prefix else self.autoencoder
-        was_training = model.training
         try:
             yield model.eval()
         finally:
-            model.train(was_training)
             self.train(self.training)
 
     def configure_optimizers(self) -> Any:
@@ -193,7 +191,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         return {"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)}, {}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the reconstruction losses of the averaged model."""
+        """Log the reconstruction losses."""
         reals, _ = unbatch(batch)
         reals, decoded, info = self.reconstruct(reals)
         terms = self.reconstruction_losses(reals, decoded, info)
