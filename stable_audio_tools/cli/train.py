@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,7 +96,9 @@ def train(
     gradient_clip_val: Annotated[float, typer.Option(min=0, help="Largest gradient norm; 0 does not clip.")] = 0.0,
     max_steps: Annotated[int, typer.Option(min=-1, help="Optimizer steps; -1 trains until stopped.")] = -1,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=Saving)] = 10000,
-    save_top_k: Annotated[int, typer.Option(min=-1, help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)] = -1,
+    save_top_k: Annotated[
+        int, typer.Option(min=-1, help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)
+    ] = -1,
     val_every: Annotated[int, typer.Option(min=-1, help="Steps between validations; -1: once per pass.", rich_help_panel=Saving)] = -1,
     save_dir: Annotated[Path, typer.Option(help="Where run folders go.", rich_help_panel=Saving)] = Path("runs"),
     logger: Annotated[
@@ -150,10 +153,11 @@ def train(
     if result.checkpoint is not None:
         print(f"last checkpoint: {result.checkpoint}")
     if result.stop_signal is not None:
-        print(f"stopped at step {result.step}; go on with --ckpt-path '{result.checkpoint}'")
+        print(f"stopped at step {result.step}; go on with --ckpt-path {shlex.quote(str(result.checkpoint))}")
         raise typer.Exit(128 + result.stop_signal)
     if result.checkpoint is not None:
-        print(f"make a model of it with: sat unwrap --model-config {model_config} --ckpt-path '{result.checkpoint}' --name my_model")
+        files = f"--model-config {shlex.quote(str(model_config))} --ckpt-path {shlex.quote(str(result.checkpoint))}"
+        print(f"make a model of it with: sat unwrap {files} --name my_model")
 
 
 def _devices(text: str) -> str | int:
