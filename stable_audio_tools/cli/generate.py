@@ -37,6 +37,9 @@ def generate(
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
 ) -> None:
     """Generate audio. Each WAV file says in its metadata how it was made: prompt, seed, sampler, model."""
+    from stable_audio_tools.config.check import parse_model_config
+
+    parse_model_config(model_config)  # mistakes are told before anything heavy is imported
     from stable_audio_tools.inference.files import GenerationRequest, generate_files
 
     request = GenerationRequest(

@@ -117,6 +117,9 @@ def train(
     if num_gpus is not None and devices not in ("auto", str(num_gpus)):
         raise ConfigError(f"--num-gpus {num_gpus} and --devices {devices} say different things; give one of them")
     from stable_audio_tools.cli.main import quiet_lightning
+    from stable_audio_tools.config.check import parse_model_config
+
+    parse_model_config(model_config, strict=True)  # mistakes are told before anything heavy is imported
     from stable_audio_tools.training.run import TrainOptions
     from stable_audio_tools.training.run import train as run
 

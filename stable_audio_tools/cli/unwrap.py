@@ -16,6 +16,9 @@ def unwrap(
     online: Annotated[bool, typer.Option("--online", help="Take the weights themselves, not their moving average.")] = False,
 ) -> None:
     """Write the model inside a training checkpoint to a file of its own, with averaged weights where there are some."""
+    from stable_audio_tools.config.check import parse_model_config
+
+    parse_model_config(model_config)  # mistakes are told before anything heavy is imported
     from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, save_model_weights, unwrap_state_dict
     from stable_audio_tools.errors import CheckpointError, ConfigError
     from stable_audio_tools.models import create_model_from_config_path

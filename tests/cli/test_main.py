@@ -72,7 +72,7 @@ def test_no_command_shows_the_help(sat: Any) -> None:
 def test_errors_are_one_line_and_tracebacks_are_for_verbose(sat: Any, tmp_path: Path) -> None:
     arguments = ["unwrap", "--model-config", tmp_path / "a.json", "--ckpt-path", tmp_path / "a.ckpt"]
     ran = sat(*arguments)
-    assert ran == (1, "", f"error: {tmp_path / 'a.ckpt'}: no such file\n")
+    assert ran == (1, "", f"error: {tmp_path / 'a.json'}: no such file\n")
     with pytest.raises(ValueError, match="no such file"):
         sat("--verbose", *arguments)
 
@@ -204,3 +204,10 @@ def test_a_mistake_in_the_trunk_is_found_without_torch(tmp_path: Path, flow: Any
     config["model"]["io_chanels"] = 4
     (tmp_path / "c.json").write_text(json.dumps(config), encoding="utf-8")
     assert imported_by(MAIN, "check", str(tmp_path / "c.json"), status=1) == []
+
+
+@pytest.mark.parametrize("command", ["train --dataset-config x --model-config", "generate --prompt x --ckpt-path x --model-config",
+                                     "unwrap --ckpt-path x --model-config"], ids=lambda command: command.split()[0])  # fmt: skip
+def test_a_mistake_in_the_config_is_told_before_anything_heavy_is_imported(tmp_path: Path, command: str) -> None:
+    (tmp_path / "c.json").write_text('{"model_type": "autoencodr"}', encoding="utf-8")
+    assert imported_by(MAIN, *command.split(), str(tmp_path / "c.json"), status=1) == []
