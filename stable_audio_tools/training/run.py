@@ -32,7 +32,7 @@ from stable_audio_tools.models.layers.parameters import count_parameters
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
-from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers
+from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers, require_package
 
 logger = logging.getLogger(__name__)
 Config = str | Path | Mapping[str, Any]
@@ -203,6 +203,7 @@ def _refuse_impossible(options: TrainOptions) -> None:
         raise ConfigError(
             f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
         )
+    require_package(options.logger)
     if options.val_every > 0 and options.val_dataset_config is None:
         logger.warning("--val-every %d has no effect without --val-dataset-config", options.val_every)
     try:
