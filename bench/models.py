@@ -32,7 +32,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rate = matmul_rate(torch.bfloat16)
-    print(f"{torch.get_num_threads()} threads; matrix product in bfloat16: {rate:.0f} GFLOP/s, in float32: {matmul_rate(torch.float32):.0f}")
+    print(
+        f"{torch.get_num_threads()} threads; matrix product in bfloat16: {rate:.0f} GFLOP/s, in float32: {matmul_rate(torch.float32):.0f}"
+    )
     config = json.loads(CONFIG.read_text(encoding="utf-8"))
     model = create_model_from_config(config).eval().requires_grad_(False)
     remove_weight_norm_from_model(model)
@@ -69,7 +71,10 @@ def report(name: str, dtype: torch.dtype, run: Callable[[], Tensor], rate: float
         run()
     milliseconds = median_ms(run, repeats=repeats)
     achieved = counter.get_total_flops() / milliseconds / 1e6
-    print(f"{name:28} {str(dtype)[6:]:9} {milliseconds:9.0f} ms {achieved:8.0f} GFLOP/s {achieved / rate:6.0%} of the bfloat16 rate", flush=True)
+    print(
+        f"{name:28} {str(dtype)[6:]:9} {milliseconds:9.0f} ms {achieved:8.0f} GFLOP/s {achieved / rate:6.0%} of the bfloat16 rate",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
