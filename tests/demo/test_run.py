@@ -224,7 +224,6 @@ def test_a_file_is_no_folder(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": None}, "a real folder needs --classes: what captions contain, as in 'kick|bass drum,snare,piano'"),
         ({"audio_dir": Path("nowhere")}, "nowhere: no such folder"),
         ({"captions": Path("nowhere.csv")}, "nowhere.csv: no such file; --captions names a CSV table with the columns path and caption"),
         ({"classes": "kick"}, "one class is nothing to tell apart; name at least two, separated by commas"),
