@@ -107,8 +107,9 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
     output = settings.output
     _refuse_folder(output, settings, fresh)
     clips = _known_clips(settings, fresh)
-    _make_folder(output, settings, fresh)
-    use_half = has_fast_bfloat16()
+    decided = None if fresh else _marker(output).get("use_half")  # once: what was timed on a busy machine may come out differently later
+    use_half = has_fast_bfloat16() if decided is None else decided
+    _make_folder(output, settings, fresh, use_half)
     for line in plan(settings, use_half):
         say(line)
 
@@ -222,27 +223,30 @@ def _refuse_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
     """Leave alone what is not this demo's."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output}: is a file; name a folder with --output")
-    found = _fingerprint(output)
+    found = _marker(output).get("fingerprint")
     if found is None and output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output}: is not empty and holds no demo; choose another folder with --output")
     if found is not None and found != settings.fingerprint() and not fresh:
         raise ConfigError(f"{output}: holds a demo with other settings; throw it away with --fresh, or choose another folder with --output")
 
 
-def _make_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
-    if fresh and _fingerprint(output) is not None:
+def _make_folder(output: Path, settings: DemoSettings, fresh: bool, use_half: bool) -> None:
+    if fresh and _marker(output):
         shutil.rmtree(output)
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
     with atomic_path(output / MARKER) as path:
-        path.write_text(json.dumps({**shown, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({**shown, "use_half": use_half, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
-def _fingerprint(output: Path) -> str | None:
-    """Of the settings of the demo in a folder; None if there is no demo in it. Other programs have a settings.json, too."""
+def _marker(output: Path) -> dict[str, Any]:
+    """Settings of the demo in a folder; empty if there is no demo in it. Other programs have a settings.json, too."""
     try:
-        return json.loads((output / MARKER).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        found = json.loads((output / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "fingerprint" in found else {}
 
 
 def _known_clips(settings: DemoSettings, fresh: bool) -> ClipSet | None:

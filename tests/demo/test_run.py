@@ -246,6 +246,15 @@ def test_time_limits_do_not_make_another_demo(tmp_path: Path) -> None:
     assert first.fingerprint() != settings(tmp_path, None, seed=1).fingerprint()
 
 
+def test_the_precision_is_decided_once(done: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found by timing, which may come out differently when a stopped demo goes on."""
+    output, evaluation, _ = done
+    monkeypatch.setattr(run_module, "has_fast_bfloat16", lambda: True)
+    said: list[str] = []
+    assert run_demo(settings(output, folder), say=said.append) == evaluation
+    assert "(in float32)" in said[1]
+
+
 def test_every_class_has_files_of_its_own() -> None:
     names = ["hi hat", "hi-hat", "\u0442\u0430\u0440\u0435\u043b\u043a\u0430", "\u0431\u0430\u0440\u0430\u0431\u0430\u043d", "kick"]
     found = run_module._file_names([*names, "kick"])
