@@ -86,7 +86,7 @@ def test_some_of_the_codebooks():
 )
 def test_dithered_tokens_are_the_latents(options):
     torch.manual_seed(0)
-    bottleneck = DitheredFSQBottleneck(dim=4, **options).eval()
+    bottleneck = DitheredFSQBottleneck(**options).eval()
     x = torch.randn(2, 4, 9) * 2
     latents, info = bottleneck.encode(x, return_info=True)
     assert info["quantizer_indices"].shape == (2, 9, bottleneck.num_quantizers)
