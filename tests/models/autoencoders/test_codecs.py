@@ -396,3 +396,44 @@ def test_widths_and_ratios_are_checked(codec, bottleneck, place, value, message)
     config = codec_config(codec, bottleneck)
     config["model"][place[0]]["config"][place[1]] = value
     assert mistakes(config) == [message]
+
+
+@pytest.mark.parametrize(("codec", "bottleneck"), [*((codec, "tanh") for codec in CODECS), *(("oobleck", name) for name in BOTTLENECKS)])
+def test_half_precision(build, codec, bottleneck):
+    """Coarsely the same, and of the type that was asked for."""
+    model = build(codec, bottleneck)
+    audio = torch.randn(1, 1, 8 * 24).bfloat16()
+    model.encode(audio.float())  # starts codebooks
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        latents = model.to(dtype).encode(audio.to(dtype))
+        assert latents.dtype == dtype
+        results.append((latents.float(), model.decode(latents).float()))
+    if bottleneck == "tanh":
+        for full, half in zip(*results, strict=True):
+            assert (full - half).square().mean() < 1e-2 * full.square().mean()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
+@pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
+@pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")
+def test_training_through_lightning(tmp_path):
+    """Both players take turns; codebooks move; what was saved is what was trained."""
+    from pytorch_lightning import Trainer
+
+    config = codec_config("seanet", "dac_rvq", quantizer_dropout=0.5)
+    stft = {"filters": 2, "n_ffts": [64], "hop_lengths": [16], "win_lengths": [64]}
+    config["training"]["loss_configs"]["discriminator"] = {
+        "type": "encodec", "config": stft, "weights": {"adversarial": 0.1, "feature_matching": 1.0},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = create_model_from_config(config)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    wrapper = create_training_wrapper_from_config(config, model)
+    batches = torch.utils.data.DataLoader([(torch.randn(2, 1, 512) * 0.1, [{}, {}])] * 4, batch_size=None)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_steps=4, accelerator="cpu", default_root_dir=tmp_path, num_sanity_val_steps=0, **options)
+    trainer.fit(wrapper, batches, batches)
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert {"bottleneck.quantizer.quantizers.0.codebook.weight", "encoder.model.0.conv.conv.weight_v"} <= moved

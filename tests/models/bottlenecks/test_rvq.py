@@ -210,3 +210,23 @@ def test_state_dict_keys():
 def test_mistakes(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------------------------
+
+
+def _train_one_of_two(rank, file, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.manual_seed(rank)  # other data and other random choices in each process
+    book = EMACodebook(2, 8, decay=0.9, kmeans_init=True, kmeans_iters=3, threshold_ema_dead_code=2)
+    for _ in range(3):
+        book(torch.randn(20, 2) + rank)
+    torch.save(book.state_dict(), f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_codebooks_of_several_processes_stay_equal(tmp_path):
+    torch.multiprocessing.spawn(_train_one_of_two, (tmp_path / "meet", tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
