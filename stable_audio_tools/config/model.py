@@ -75,6 +75,7 @@ class AutoencoderModel(Strict):
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from self._ratio_conflicts()
+        yield from self._order_conflicts()
         yield from self._width_conflicts()
 
     def _ratio_conflicts(self) -> Iterator[Mistake]:
@@ -91,6 +92,16 @@ class AutoencoderModel(Strict):
         for ratio, text in found.items():
             if ratio != self.downsampling_ratio:
                 yield Mistake(("downsampling_ratio",), f"is {self.downsampling_ratio}, but {text}", "conflict")
+
+    def _order_conflicts(self) -> Iterator[Mistake]:
+        """A decoder that does not undo the encoder's strides last first. Published configs have this; lengths are right all the same."""
+        (keys, down), (up_keys, up) = _strides(self.encoder), _strides(self.decoder)
+        if self.encoder.type != self.decoder.type or not down or math.prod(down) != math.prod(up):
+            return
+        expected = down[::-1] if self.decoder.fact("strides_as_applied") else down
+        if up != expected:
+            message = f"warning: {up} is not the mirror image of the encoder's {' and '.join(keys)} {down}, which is {expected} here"
+            yield Mistake(("decoder", "config", up_keys[-1]), message, "warning")
 
     def _width_conflicts(self) -> Iterator[Mistake]:
         bottleneck = self.bottleneck

@@ -398,6 +398,21 @@ def test_widths_and_ratios_are_checked(codec, bottleneck, place, value, message)
     assert mistakes(config) == [message]
 
 
+@pytest.mark.parametrize(
+    ("codec", "key", "value", "message"),
+    [
+        ("seanet", "ratios", [2, 4], "[2, 4] is not the mirror image of the encoder's ratios [2, 4], which is [4, 2] here"),
+        ("dac", "rates", [2, 4], "[2, 4] is not the mirror image of the encoder's strides [2, 4], which is [4, 2] here"),
+        ("oobleck", "strides", [4, 2], "[4, 2] is not the mirror image of the encoder's strides [2, 4], which is [2, 4] here"),
+    ],
+)
+def test_strides_that_are_no_mirror_image_are_warned_about(codec, key, value, message):
+    config = codec_config(codec)
+    config["model"]["decoder"]["config"][key] = value
+    assert mistakes(config) == [f"model.decoder.config.{key}: warning: {message}"]
+    assert create_model_from_config(config)(torch.randn(1, 1, 64)).shape == (1, 1, 64)
+
+
 @pytest.mark.parametrize(("codec", "bottleneck"), [*((codec, "tanh") for codec in CODECS), *(("oobleck", name) for name in BOTTLENECKS)])
 def test_half_precision(build, codec, bottleneck):
     """Coarsely the same, and of the type that was asked for."""
