@@ -149,7 +149,7 @@ class AudioAutoencoder(nn.Module):
         """
         if not isinstance(self.bottleneck, DiscreteBottleneck):
             raise ConfigError(f"decode_tokens: the bottleneck {type(self.bottleneck).__name__} has no tokens; use decode")
-        latents = self.bottleneck.decode_quantized(self.bottleneck.decode_tokens(tokens)).to(dtype_of(self.decoder))  # (B, D', L)
+        latents = self.bottleneck.decode_quantized(self.bottleneck.decode_tokens(tokens)).to(dtype_of(self))  # (B, D', L)
         return self.decode_audio(latents, skip_bottleneck=True, **kwargs)
 
     def forward(self, audio: Tensor) -> Tensor:
