@@ -44,6 +44,11 @@ class TrainingWrapper(pl.LightningModule):
         return self
 
     @property
+    def has_idle_parameters(self) -> bool:
+        """Whether some steps leave trainable parameters without a gradient; processes that average gradients have to be told."""
+        return False
+
+    @property
     def model(self) -> nn.Module:
         """The model that is trained."""
         return getattr(self, self.model_prefix)

@@ -77,6 +77,10 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             yield self.autoencoder.encoder
 
     @property
+    def has_idle_parameters(self) -> bool:
+        return self.discriminator is not None or self.training_config.encoder_freeze_on_warmup
+
+    @property
     def is_warmed_up(self) -> bool:
         """Whether the adversarial terms are on."""
         return self.global_step >= self.training_config.warmup_steps
