@@ -24,7 +24,7 @@ SAMPLERS = Registry(
     "SAMPLERS",
     family="sampler",
     homes=("sampling.samplers",),
-    given=("denoise", "predict", "x", "sigmas", "times", "noise", "on_step"),
+    given=("denoise", "predict", "x", "sigmas", "times", "steps", "noise", "on_step"),
 )
 
 DATASETS = Registry("DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir"))
