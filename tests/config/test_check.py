@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stable_audio_tools.config.check import check_dataset_config, check_model_config, check_source
+from stable_audio_tools.config.model import MODEL_CONFIGS
 from stable_audio_tools.config.source import read_source
 
 AE, IDS, DIT = "model.pretransform.config", "model.conditioning.configs", "model.diffusion"
