@@ -6,6 +6,7 @@ Letters: B batch, L queries, S keys, H heads, G key/value heads, E features per 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import apply_rotary
+from stable_audio_tools.models.layers.kv_cache import AttentionCache
 from stable_audio_tools.models.layers.norms import DynamicTanh
 
 
@@ -82,6 +84,8 @@ class Attention(nn.Module):
         context: Tensor | None = None,
         rotary_angles: Tensor | None = None,
         sliding_window: Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        cache: AttentionCache | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -90,40 +94,53 @@ class Attention(nn.Module):
             context: (B, S, D_context), for cross-attention.
             rotary_angles: (L, R), for self-attention.
             sliding_window: (left, right): how many neighbours a query sees on each side; -1 is no limit.
+            mask: (L, S) or (B, 1, L, S): which keys a query sees, instead of what ``causal`` and ``sliding_window`` say.
+            cache: Keys and values of earlier calls. Self-attention then sees them too; cross-attention computes its own only once.
 
         Returns:
             (B, L, D)
         """
         if context is not None:
-            names = ("q", "q_diff", "k", "k_diff", "v") if self.differential else ("q", "k", "v")
-            num_q = 2 if self.differential else 1
-            parts = [*self.to_q(x).chunk(num_q, -1), *self.to_kv(context).chunk(len(names) - num_q, -1)]
+            heads = self._heads(self.to_q(x), ("q", "q_diff") if self.differential else ("q",), None)
+            names = ("k", "k_diff", "v") if self.differential else ("k", "v")
+            fixed = partial(self._heads, context, names, None, self.to_kv)
+            heads |= fixed() if cache is None else cache.once(fixed)
         else:
-            names = ("q", "k", "v", "q_diff", "k_diff") if self.differential else ("q", "k", "v")
-            parts = self.to_qkv(x).chunk(len(names), -1)
-        heads = {name: rearrange(part, "b n (h e) -> b h n e", e=self.dim_heads) for name, part in zip(names, parts, strict=True)}
-        mask = window_mask(x.shape[1], sliding_window, x.device) if sliding_window is not None and context is None else None
-        out_BHLE = self._attend(heads["q"], heads["k"], heads["v"], rotary_angles, mask)
+            heads = self._heads(
+                self.to_qkv(x), ("q", "k", "v", "q_diff", "k_diff") if self.differential else ("q", "k", "v"), rotary_angles
+            )
+            if cache is not None:
+                heads |= {name: cache.append(name, head) for name, head in heads.items() if not name.startswith("q")}
+            if mask is None and sliding_window is not None:
+                mask = window_mask(x.shape[1], sliding_window, x.device)
+                mask = mask.tril() if mask is not None and self.causal else mask
+        out_BHLE = self._attend(heads["q"], heads["k"], heads["v"], mask)
         if self.differential:
-            out_BHLE = out_BHLE - self._attend(heads["q_diff"], heads["k_diff"], heads["v"], rotary_angles, mask)
+            out_BHLE = out_BHLE - self._attend(heads["q_diff"], heads["k_diff"], heads["v"], mask)
         out = self.to_out(rearrange(out_BHLE, "b h n e -> b n (h e)"))  # (B, L, D)
         if self.feat_scale:
             mean = out.mean(dim=-2, keepdim=True)
             out = out + self.lambda_dc * mean + self.lambda_hf * (out - mean)
         return out
 
-    def _attend(self, q_BHLE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, angles: Tensor | None, mask: Tensor | None) -> Tensor:
-        dtype = v_BGSE.dtype
-        if self.qk_norm == "l2":
-            q_BHLE, k_BGSE = F.normalize(q_BHLE, dim=-1), F.normalize(k_BGSE, dim=-1)
-        elif self.qk_norm != "none":
-            q_BHLE, k_BGSE = self.q_norm(q_BHLE), self.k_norm(k_BGSE)
-        if angles is not None:
-            q_BHLE, k_BGSE = apply_rotary(q_BHLE, angles), apply_rotary(k_BGSE, angles)
-        is_causal = self.causal and q_BHLE.shape[-2] > 1
-        if is_causal and mask is not None:
-            mask, is_causal = mask.tril(), False
-        q_BHLE, k_BGSE = q_BHLE.to(dtype), k_BGSE.to(dtype)
+    def _heads(self, x: Tensor, names: Sequence[str], angles: Tensor | None, project: nn.Module | None = None) -> dict[str, Tensor]:
+        """Split what a layer projected into heads (B, H, N, E) by name; queries and keys normalised and rotated."""
+        parts = (x if project is None else project(x)).chunk(len(names), -1)
+        heads: dict[str, Tensor] = {}
+        for name, part in zip(names, parts, strict=True):
+            head = rearrange(part, "b n (h e) -> b h n e", e=self.dim_heads)
+            if name != "v":
+                if self.qk_norm == "l2":
+                    head = F.normalize(head, dim=-1)
+                elif self.qk_norm != "none":
+                    head = self.q_norm(head) if name.startswith("q") else self.k_norm(head)
+                if angles is not None:
+                    head = apply_rotary(head, angles)
+            heads[name] = head.to(part.dtype)
+        return heads
+
+    def _attend(self, q_BHLE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor | None) -> Tensor:
+        is_causal = self.causal and mask is None and q_BHLE.shape[-2] > 1
         if self.kv_heads != self.num_heads:
             repeats = self.num_heads // self.kv_heads
             k_BGSE, v_BGSE = k_BGSE.repeat_interleave(repeats, dim=1), v_BGSE.repeat_interleave(repeats, dim=1)
