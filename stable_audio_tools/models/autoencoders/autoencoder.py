@@ -222,6 +222,7 @@ class AudioAutoencoder(nn.Module):
             overlap_length=overlap * ratio,
             ratio=Fraction(1, ratio),
             trim=overlap // 2,
+            alignment=_alignment(self.encoder) * ratio,
         )
 
     def decode_audio(self, latents: Tensor, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **kwargs: Any) -> Tensor:
@@ -244,7 +245,13 @@ class AudioAutoencoder(nn.Module):
             overlap_length=overlap,
             ratio=Fraction(ratio),
             trim=overlap // 2 * ratio,
+            alignment=_alignment(self.decoder),
         )
+
+
+def _alignment(module: nn.Module | None) -> int:
+    """Latent frames of whose multiples coding may start; see ``base``."""
+    return getattr(module, "alignment", 1)
 
 
 def _split_kwargs(encoder: nn.Module | None, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -68,7 +68,7 @@ class SoftNormBottleneck(Bottleneck):
             if self.training and not self.freeze:
                 with torch.no_grad():
                     self.running_std.lerp_(x.detach().std().to(self.running_std), MOMENTUM).clamp_(min=1e-4)
-            x = x / self.running_std
+            x = x / self.running_std.detach()
         info: dict[str, Tensor] = {}
         if self.training and return_info:
             info["softnorm_loss"] = _divergence(x, dim=2) + 0.4 * _divergence(x, dim=1)
@@ -76,9 +76,9 @@ class SoftNormBottleneck(Bottleneck):
 
     def decode(self, x: Tensor) -> Tensor:
         if self.running_std is not None:
-            x = x * self.running_std
+            x = x * self.running_std.detach()
         if self.noise_regularize:
-            spread = self.running_std if self.running_std is not None else x.std(dim=-1, keepdim=True)
+            spread = self.running_std.detach() if self.running_std is not None else x.std(dim=-1, keepdim=True)
             x = x + torch.randn_like(x) * spread * (TRAIN_NOISE if self.training else EVAL_NOISE)
         if self.noise_augment_dim > 0:
             noise = torch.randn_like(x[:, :1].expand(-1, self.noise_augment_dim, -1))
