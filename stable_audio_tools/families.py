@@ -13,7 +13,11 @@ DECODERS = Registry("DECODERS", family="decoder", homes=("models.autoencoders",)
 BOTTLENECKS = Registry("BOTTLENECKS", family="bottleneck", homes=("models.bottlenecks",))
 PRETRANSFORMS = Registry("PRETRANSFORMS", family="pretransform", homes=("models.pretransforms",), given=("block", "sample_rate"))
 CONDITIONERS = Registry(
-    "CONDITIONERS", family="conditioner", homes=("models.conditioners",), given=("output_dim",), configurable_given=("output_dim",)
+    "CONDITIONERS",
+    family="conditioner",
+    homes=("models.conditioners",),
+    given=("output_dim", "pretransform"),
+    configurable_given=("output_dim",),
 )
 BACKBONES = Registry("BACKBONES", family="diffusion backbone", homes=("models.diffusion",), given=("diffusion_objective",))
 LM_BACKBONES = Registry("LM_BACKBONES", family="language model backbone", homes=("models.lm",))

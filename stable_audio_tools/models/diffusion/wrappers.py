@@ -143,7 +143,7 @@ def build_diffusion_cond(config: DiffusionCondConfig) -> ConditionedDiffusionMod
     ratio = pretransform.downsampling_ratio if pretransform is not None else 1
     return ConditionedDiffusionModelWrapper(
         backbone,
-        build_multi_conditioner(model.conditioning) if model.conditioning else None,
+        build_multi_conditioner(model.conditioning, pretransform) if model.conditioning else None,
         io_channels=model.io_channels,
         sample_rate=config.sample_rate,
         min_input_length=ratio * backbone.length_multiple,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,18 +46,45 @@ class LearnedPositionalEmbedding(nn.Module):
         return torch.cat([x, angle.sin(), angle.cos()], dim=-1)
 
 
+class ExpoFourierFeatures(nn.Module):
+    """``cat(cos f, sin f)`` with ``f = 2 pi x w`` and fixed frequencies ``w`` in geometric progression. Has no state.
+
+    Args:
+        dim: Number of cosines and sines, even and at least 4.
+        min_freq: Lowest frequency, in cycles per unit.
+        max_freq: Highest frequency.
+    """
+
+    def __init__(self, dim: int, min_freq: float = 0.5, max_freq: float = 10000.0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.min_freq = min_freq
+        self.max_freq = max_freq
+
+    def forward(self, x: Tensor) -> Tensor:  # (B,) or (B, 1) -> (B, dim)
+        with torch.autocast(x.device.type, enabled=False):  # a frequency of 10000 needs every digit
+            low, high = math.log(self.min_freq), math.log(self.max_freq)
+            steps = torch.arange(self.dim // 2, device=x.device, dtype=torch.float32) / (self.dim // 2 - 1)
+            angle = 2 * math.pi * x.float().view(-1, 1) * (low + steps * (high - low)).exp()
+            return torch.cat([angle.cos(), angle.sin()], dim=-1).to(x.dtype)
+
+
 class NumberEmbedder(nn.Module):
-    """One number per item to a vector: learned sines, then a linear layer.
+    """One number per item to a vector: sines, then a linear layer.
 
     Args:
         features: Width of the vector.
         dim: Number of sines and cosines.
+        fourier_features_type: ``"learned"`` frequencies, or ``"expo"``: fixed ones in geometric progression.
     """
 
-    def __init__(self, features: int, dim: int = 256) -> None:
+    def __init__(self, features: int, dim: int = 256, fourier_features_type: Literal["learned", "expo"] = "learned") -> None:
         super().__init__()
         self.features = features
-        self.embedding = nn.Sequential(LearnedPositionalEmbedding(dim), nn.Linear(dim + 1, features))
+        is_learned = fourier_features_type == "learned"
+        self.embedding = nn.Sequential(
+            LearnedPositionalEmbedding(dim) if is_learned else ExpoFourierFeatures(dim), nn.Linear(dim + is_learned, features)
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (...,) -> (..., features)
         return self.embedding(x.flatten()).view(*x.shape, self.features)
