@@ -15,7 +15,20 @@ PRETRANSFORMS = Registry("PRETRANSFORMS", family="pretransform", homes=("models.
 CONDITIONERS = Registry(
     "CONDITIONERS", family="conditioner", homes=("models.conditioners",), given=("output_dim",), configurable_given=("output_dim",)
 )
-BACKBONES = Registry("BACKBONES", family="diffusion backbone", homes=("models.diffusion",), given=("diffusion_objective",))
+BACKBONES = Registry(
+    "BACKBONES",
+    family="diffusion backbone",
+    homes=("models.diffusion",),
+    given=("diffusion_objective",),
+    configurable_given=("diffusion_objective",),
+)
+UNCOND_BACKBONES = Registry(
+    "UNCOND_BACKBONES",
+    family="unconditional backbone",
+    homes=("models.diffusion",),
+    given=("diffusion_objective",),
+    configurable_given=("diffusion_objective",),
+)
 
 OBJECTIVES = Registry("OBJECTIVES", family="diffusion objective", homes=("sampling.objectives",))
 SHIFTS = Registry("SHIFTS", family="distribution shift", homes=("sampling.shifts",))
@@ -36,8 +49,8 @@ WRAPPERS = Registry("WRAPPERS", family="training wrapper", homes=("training",), 
 DEMOS = Registry("DEMOS", family="training demo", homes=("training.demos",), given=("config",))
 
 ALL = (
-    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, OBJECTIVES, SHIFTS, TIMESTEPS, SAMPLERS, DATASETS,
-    LOSSES, DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
+    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, UNCOND_BACKBONES, OBJECTIVES, SHIFTS, TIMESTEPS,
+    SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
 )  # fmt: skip
 
 
@@ -54,8 +67,9 @@ def family(name: str) -> Registry:
     from stable_audio_tools.registry import unknown_name
 
     wanted = name.lower().replace("-", " ").replace("_", " ")
-    whole = [registry for registry in ALL if wanted in (registry.family, registry.family + "s", registry.symbol.lower())]
-    partly = [registry for registry in ALL if wanted in (registry.symbol.lower().removesuffix("s"), registry.family.split()[-1])]
+    symbols = {registry.symbol.lower().replace("_", " "): registry for registry in ALL}
+    whole = [registry for symbol, registry in symbols.items() if wanted in (registry.family, registry.family + "s", symbol)]
+    partly = [registry for symbol, registry in symbols.items() if wanted in (symbol.removesuffix("s"), registry.family.split()[-1])]
     for registry in [*whole, *partly]:  # "sampler" is a family, and a word of "timestep sampler"
         return registry
     raise ConfigError(unknown_name("family", name, [registry.family for registry in ALL]))
