@@ -10,7 +10,6 @@ from torch import nn
 
 from stable_audio_tools.config.check import parse_block, parse_model_config
 from stable_audio_tools.config.model import (
-    AutoencoderConfig,
     BottleneckBlock,
     ConditioningModel,
     DiffusionAutoencoderConfig,
@@ -20,7 +19,7 @@ from stable_audio_tools.config.model import (
 )
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import MODELS
-from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder, build_autoencoder
+from stable_audio_tools.models.autoencoders.autoencoder import create_autoencoder_from_config
 from stable_audio_tools.models.autoencoders.diffusion_autoencoder import DiffusionAutoencoder, build_diffusion_autoencoder
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
 from stable_audio_tools.models.bottlenecks.build import build_bottleneck
@@ -48,13 +47,6 @@ def create_model_from_config_path(model_config_path: str | Path) -> nn.Module:
     """Build a model from a JSON file; see `create_model_from_config`."""
     config = parse_model_config(model_config_path)
     return MODELS.build(config.model_type, config=config)
-
-
-def create_autoencoder_from_config(config: Mapping[str, Any]) -> AudioAutoencoder:
-    """Build an autoencoder from a config with ``sample_rate`` and ``model``."""
-    parsed = parse_model_config({**config, "model_type": "autoencoder"})
-    assert isinstance(parsed, AutoencoderConfig)
-    return build_autoencoder(parsed)
 
 
 def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
@@ -93,3 +85,10 @@ def create_bottleneck_from_config(bottleneck_config: Mapping[str, Any]) -> Bottl
 def create_multi_conditioner_from_conditioning_config(config: Mapping[str, Any]) -> MultiConditioner:
     """Build all conditioners of a ``conditioning`` section."""
     return build_multi_conditioner(parse_block(ConditioningModel, config, name="conditioning"))
+
+
+__all__ = [
+    "create_autoencoder_from_config", "create_bottleneck_from_config", "create_diffAE_from_config", "create_diffusion_cond_from_config",
+    "create_diffusion_uncond_from_config", "create_model_from_config",
+    "create_model_from_config_path", "create_multi_conditioner_from_conditioning_config", "create_pretransform_from_config",
+]  # fmt: skip

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
 from stable_audio_tools.models.diffusion.base import GUIDANCE, halve_parameters, refuse
+from stable_audio_tools.models.layers.activations import Snake1d
 from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import FourierFeatures
 from stable_audio_tools.models.layers.parameters import dtype_of
-from stable_audio_tools.models.layers.snake import snake
 from stable_audio_tools.registry import Options
 
 logger = logging.getLogger(__name__)
@@ -31,18 +31,6 @@ CHANNELS = (128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512, 512, 512
 STRIDES = (2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2)
 CUBIC = (-0.01171875, -0.03515625, 0.11328125, 0.43359375, 0.43359375, 0.11328125, -0.03515625, -0.01171875)
 TIME_FEATURES = 16
-
-
-class Snake1d(nn.Module):
-    """``x + sin(alpha x)^2 / (alpha + 1e-9)`` with one frequency per channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C, L)
-        frequency = self.alpha.float()[0]
-        return snake(x, frequency, (frequency + 1e-9).reciprocal())
 
 
 class ResConvBlock(nn.Module):
