@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -105,6 +106,7 @@ def generate_diffusion_cond(
         model, conditioning, sample_size, adapt_duration_to_conditioning, duration_padding_sec, use_effective_length_for_schedule,
         mask_padding_attention,
     )  # fmt: skip
+    guidance = _guidance(cfg_scale, apg_scale)
     with reference_numerics(), seeded(_seed(seed)):
         noise = torch.randn([batch_size, model.io_channels, lengths.frames], device=device)
         tensors = _embedded(model, conditioning, conditioning_tensors, device)
@@ -113,7 +115,6 @@ def generate_diffusion_cond(
             negative = _embedded(model, negative_conditioning, negative_conditioning_tensors, device)
             inputs |= model.get_conditioning_inputs(negative, negative=True)
         init = _init(model, init_audio, init_noise_level, lengths.samples, batch_size, device, sampler_kwargs)
-        guidance = {"cfg_scale": cfg_scale, "apg_scale": apg_scale}
         return _finish(model, noise, init, inputs, guidance, lengths, steps, dist_shift, return_latents, sampler_kwargs)
 
 
@@ -195,6 +196,7 @@ def generate_diffusion_cond_inpaint(
         inpaint_mask = torch.ones(1, lengths.samples)
         inpaint_mask[:, int(inpaint_mask_start_seconds * model.sample_rate) : int(inpaint_mask_end_seconds * model.sample_rate)] = 0
     keep = _latent_mask(inpaint_mask, batch_size, lengths, conditioning, model.sample_rate)
+    guidance = _guidance(cfg_scale, apg_scale)
     with reference_numerics(), seeded(_seed(seed)):
         noise = torch.randn([batch_size, model.io_channels, lengths.frames], device=device)
         tensors = dict(_embedded(model, conditioning, conditioning_tensors, device))
@@ -211,7 +213,6 @@ def generate_diffusion_cond_inpaint(
         inputs = model.get_conditioning_inputs(tensors)
         if negative is not None:
             inputs |= model.get_conditioning_inputs(negative, negative=True)
-        guidance = {"cfg_scale": cfg_scale, "apg_scale": apg_scale}
         return _finish(model, noise, init, inputs, guidance, lengths, steps, dist_shift, return_latents, sampler_kwargs)
 
 
@@ -388,7 +389,15 @@ def _seed(seed: int) -> int:
     if seed == -1:
         seed = int(np.random.randint(0, 2**32 - 1, dtype=np.uint32))
         logger.info("seed %d", seed)
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must lie between 0 and {2**64 - 1}, or be -1 to draw one, got {seed}")
     return seed
+
+
+def _guidance(cfg_scale: float, apg_scale: float | None) -> dict[str, Any]:
+    if not math.isfinite(cfg_scale):
+        raise ConfigError(f"cfg_scale must be a finite number, got {cfg_scale}")
+    return {"cfg_scale": cfg_scale, "apg_scale": apg_scale}
 
 
 def _per_item(conditioning: Metadata | Mapping[str, Any] | None, batch_size: int, name: str) -> Metadata | None:
