@@ -182,7 +182,10 @@ class ConditionedDiffusionModelWrapper(nn.Module):
 
 @MODELS.register("diffusion_cond")
 def build_diffusion_cond(config: DiffusionCondConfig) -> ConditionedDiffusionModelWrapper:
-    """Build a conditional diffusion model. Backbone, pretransform and conditioners draw their weights in this order."""
+    """Diffusion model with conditions, of audio itself or of the latents of a pretransform.
+
+    Backbone, pretransform and conditioners draw their weights in this order.
+    """
     model, diffusion = config.model, config.model.diffusion
     modular = [item.model_dump() for item in diffusion.modular_local_cond_configs]
     backbone = BACKBONES.build(
