@@ -58,7 +58,7 @@ def generate_diffusion_cond(
     dist_shift: Shift | Mapping[str, Any] | None = None,
     **sampler_kwargs: Any,
 ) -> Tensor:
-    """Generate audio from conditions.
+    """Generate audio from conditions. An inpainting model makes everything anew; see `generate_diffusion_cond_inpaint` for the other way.
 
     The same seed gives the same audio on the same kind of device: noise is drawn on ``device`` right after seeding. The global random
     streams and numerical settings of torch are as before afterwards.
@@ -109,10 +109,11 @@ def generate_diffusion_cond(
     guidance = _guidance(cfg_scale, apg_scale)
     with reference_numerics(), seeded(_seed(seed)):
         noise = torch.randn([batch_size, model.io_channels, lengths.frames], device=device)
-        tensors = _embedded(model, conditioning, conditioning_tensors, device)
+        tensors = _with_nothing_kept(model, _embedded(model, conditioning, conditioning_tensors, device), noise)
         inputs = model.get_conditioning_inputs(tensors)
         if negative_conditioning is not None or negative_conditioning_tensors is not None:
             negative = _embedded(model, negative_conditioning, negative_conditioning_tensors, device)
+            negative = _with_nothing_kept(model, negative, noise)
             inputs |= model.get_conditioning_inputs(negative, negative=True)
         init = _init(model, init_audio, init_noise_level, lengths.samples, batch_size, device, sampler_kwargs)
         return _finish(model, noise, init, inputs, guidance, lengths, steps, dist_shift, return_latents, sampler_kwargs)
@@ -296,7 +297,7 @@ class _Lengths(NamedTuple):
     ) -> _Lengths:
         by_item = model.use_effective_length_for_schedule if by_item is None else by_item
         hides = model.mask_padding_attention if hides is None else hides
-        effective = model.effective_lengths(conditioning)
+        effective = model.effective_lengths(conditioning) if adapts or by_item or hides else None
         if effective is None and (adapts or by_item or hides):
             logger.warning("not every item has a 'seconds_total': all are treated as %d samples long", sample_size)
         if effective is None:
@@ -421,6 +422,13 @@ def _embedded(
     if model.conditioner is None:
         raise ConfigError("this model has no conditioner: give conditioning_tensors instead of conditioning")
     return model.conditioner(metadata, device)
+
+
+def _with_nothing_kept(model: ConditionedDiffusionModelWrapper, tensors: Mapping[str, Any], noise: Tensor) -> Mapping[str, Any]:
+    """Conditions, and for an inpainting model, if they do not say what is kept, that nothing is."""
+    if "inpaint_mask" in tensors or "inpaint_mask" not in [*model.input_concat_ids, *model.local_add_cond_ids]:
+        return tensors
+    return {**tensors, "inpaint_mask": [torch.zeros_like(noise[:, :1])], "inpaint_masked_input": [torch.zeros_like(noise)]}
 
 
 # ---- sampling --------------------------------------------------------------------------------------------------------------------

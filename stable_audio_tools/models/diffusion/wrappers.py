@@ -220,5 +220,5 @@ def build_diffusion_cond(config: DiffusionCondConfig) -> ConditionedDiffusionMod
 
 @MODELS.register("diffusion_cond_inpaint")
 def build_diffusion_cond_inpaint(config: DiffusionCondInpaintConfig) -> ConditionedDiffusionModelWrapper:
-    """Build an inpainting model: a `build_diffusion_cond` whose conditions say what to keep."""
+    """Conditional (latent) diffusion model that fills gaps: its conditions also say what to keep."""
     return build_diffusion_cond(config)
