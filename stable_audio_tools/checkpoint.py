@@ -161,7 +161,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
     try:
         source = io.BytesIO(file.read_bytes()) if file.suffix == ".safetensors" else file  # torch judges a path by its suffix
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a pickle that torch did not write: told below
             content = torch.load(source, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
@@ -180,6 +180,17 @@ def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a state dict")
     return content
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a number of numpy (a loss, an epoch) is pickled as, by old and new names: harmless, and found in many training checkpoints."""
+    import numpy
+
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        return []  # cannot be told the old names
+    scalar: Any = type(numpy.float64(0)).__reduce__(numpy.float64(0))[0]
+    dtypes = [type(numpy.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), numpy.dtype, *dtypes]
 
 
 def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> Kind:

@@ -34,7 +34,7 @@ class AudioAutoencoder(nn.Module):
 
     Args:
         encoder: (B, C, T) -> (B, W, L); None passes audio through.
-        decoder: (B, D, L) -> (B, C, T)
+        decoder: (B, D, L) -> (B, C, T); None only in subclasses that decode otherwise.
         latent_dim: Channels D of the latents.
         downsampling_ratio: Audio samples per latent frame.
         sample_rate: In Hz.
@@ -49,7 +49,7 @@ class AudioAutoencoder(nn.Module):
     def __init__(
         self,
         encoder: nn.Module | None,
-        decoder: nn.Module,
+        decoder: nn.Module | None,
         latent_dim: int,
         downsampling_ratio: int,
         sample_rate: int,
@@ -67,7 +67,7 @@ class AudioAutoencoder(nn.Module):
         self.io_channels = io_channels
         self.in_channels = in_channels if in_channels is not None else io_channels
         self.out_channels = out_channels if out_channels is not None else io_channels
-        self.min_length = downsampling_ratio
+        self.min_length = self.samples_per_latent = downsampling_ratio
         self.encoder = encoder
         self.decoder = decoder
         self.bottleneck = bottleneck
@@ -129,7 +129,8 @@ class AudioAutoencoder(nn.Module):
         """
         if self.bottleneck is not None and not skip_bottleneck:
             latents = self.bottleneck.decode(latents)
-        audio = _per_item(lambda item: self.decoder(item, **kwargs), latents, iterate_batch)
+        assert self.decoder is not None
+        audio = _per_item(partial(self.decoder, **kwargs), latents, iterate_batch)
         if self.pretransform is not None:  # even if it is not trained itself, gradients have to get through to the decoder
             audio = _per_item(self.pretransform.decode, audio, iterate_batch)
         return torch.tanh(audio) if self.soft_clip else audio
@@ -214,7 +215,7 @@ class AudioAutoencoder(nn.Module):
             return self._through_bottleneck(
                 latents, skip, {key: for_bottleneck[key] for key in for_bottleneck if key not in ENCODE_OPTIONS}
             )
-        ratio = int(self.downsampling_ratio)
+        ratio = int(self.samples_per_latent)
         return map_chunks(
             audio,
             lambda chunk: self.encode(chunk, **kwargs),
@@ -237,7 +238,7 @@ class AudioAutoencoder(nn.Module):
         """
         if not chunked:
             return self.decode(latents, **kwargs)
-        ratio = int(self.downsampling_ratio)
+        ratio = int(self.samples_per_latent)
         return map_chunks(
             latents,
             lambda chunk: self.decode(chunk, **kwargs),

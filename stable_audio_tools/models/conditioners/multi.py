@@ -12,6 +12,7 @@ from stable_audio_tools.config.model import ConditioningModel
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
 class MultiConditioner(nn.Module):
@@ -72,7 +73,15 @@ class MultiConditioner(nn.Module):
         return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
-def build_multi_conditioner(config: ConditioningModel) -> MultiConditioner:
-    """Build all conditioners of a ``conditioning`` section, in its order."""
-    conditioners = {block.id: CONDITIONERS.build(block.type, block.config, output_dim=config.cond_dim) for block in config.configs}
+def build_multi_conditioner(config: ConditioningModel, pretransform: Pretransform | None = None) -> MultiConditioner:
+    """Build all conditioners of a ``conditioning`` section, in its order.
+
+    Args:
+        config: The section.
+        pretransform: The model's, for conditioners that encode audio with it.
+    """
+    conditioners = {
+        block.id: CONDITIONERS.build(block.type, block.config, output_dim=config.cond_dim, pretransform=pretransform)
+        for block in config.configs
+    }
     return MultiConditioner(conditioners, config.default_keys, config.pre_encoded_keys)
