@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,10 @@ def generate_diffusion_cond(
     if seed == -1:
         seed = int(np.random.randint(0, 2**32 - 1, dtype=np.uint32))
         logger.info("seed %d", seed)
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must lie between 0 and {2**64 - 1}, or be -1 to draw one, got {seed}")
+    if not math.isfinite(cfg_scale):
+        raise ConfigError(f"cfg_scale must be a finite number, got {cfg_scale}")
     conditioning = _per_item(conditioning, batch_size, "conditioning")
     negative_conditioning = _per_item(negative_conditioning, batch_size, "negative_conditioning")
 

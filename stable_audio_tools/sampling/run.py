@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,19 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 def default_sampler(objective: str) -> str:
     """The sampler used when none is named."""
     return {"v": "dpmpp-2m-sde", "rf_denoiser": "pingpong"}.get(objective, "euler")
+
+
+def sampler_facts(name: str, objective: str) -> Mapping[str, Any]:
+    """What a sampler states about itself: ``space`` is "sigma" (noise levels without limit) or "time" (0 to 1).
+
+    Raises:
+        ConfigError: If there is no such sampler, or it cannot be used with the objective.
+    """
+    facts = SAMPLERS.part(name).facts
+    allowed = SAMPLERS.names(objectives=objective)
+    if name not in allowed and ":" not in name:
+        raise ConfigError(f"sampler {name!r} cannot be used with objective {objective!r}; use one of {', '.join(allowed)}")
+    return facts
 
 
 @torch.no_grad()
@@ -60,10 +73,7 @@ def sample(
     """
     mixing = find_objective(objective)
     name = sampler or default_sampler(objective)
-    allowed = SAMPLERS.names(objectives=objective)
-    if name not in allowed and ":" not in name:
-        raise ConfigError(f"sampler {name!r} cannot be used with objective {objective!r}; use one of {', '.join(allowed)}")
-    facts = SAMPLERS.part(name).facts
+    facts = sampler_facts(name, objective)
     run = SAMPLERS.load(name)
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, got {steps}")
@@ -72,7 +82,7 @@ def sample(
     if facts.get("space") == "sigma":
         return _sample_sigma(run, predict, noise, steps, init, sigma_min, 100.0 if sigma_max is None else sigma_max, rho, on_step, facts)
     time = 1.0 if sigma_max is None else min(sigma_max, 1.0)
-    if time <= 0:
+    if not time > 0:
         raise ConfigError(f"sigma_max must be positive, got {sigma_max}")
     grid = schedules.log_snr if facts.get("grid") == "log_snr" else schedules.linear
     times = grid(steps, time)

@@ -219,7 +219,7 @@ class DiffusionTransformer(nn.Module):
 
 @BACKBONES.register("dit")
 class DiTWrapper(nn.Module):
-    """A `DiffusionTransformer` that takes the condition names of `ConditionedDiffusionModelWrapper`.
+    """Diffusion transformer, with cross-attention, global, prepended and concatenated conditions.
 
     Args:
         diffusion_objective: What is predicted.

@@ -136,7 +136,10 @@ class ConditionedDiffusionModelWrapper(nn.Module):
 
 @MODELS.register("diffusion_cond")
 def build_diffusion_cond(config: DiffusionCondConfig) -> ConditionedDiffusionModelWrapper:
-    """Build a conditional diffusion model. Backbone, pretransform and conditioners draw their weights in this order."""
+    """Diffusion model with conditions, of audio itself or of the latents of a pretransform.
+
+    Backbone, pretransform and conditioners draw their weights in this order.
+    """
     model, diffusion = config.model, config.model.diffusion
     backbone = BACKBONES.build(diffusion.type, diffusion.config, diffusion_objective=diffusion.diffusion_objective)
     pretransform = build_pretransform(model.pretransform, config.sample_rate) if model.pretransform else None
