@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -318,6 +319,14 @@ def test_widths_must_agree(lm_config: Any) -> None:
         "model.lm.config.cross_attn_cond_dim": "is 16, but condition 'prompt' has 32 channels (cond_dim)",
         "model.lm.config.prepend_cond_dim": "is 16, but condition 'seconds' has 32 channels (cond_dim)",
     }
+
+
+def test_the_example_of_the_guide_builds() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "language-models.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", guide, re.DOTALL)
+    with torch.device("meta"):
+        model: Any = create_model_from_config(json.loads(example))
+    assert (model.num_quantizers, model.codebook_size, model.downsampling_ratio) == (4, 1024, 512)
 
 
 # ---- recorded outputs of the reference -----------------------------------------------------------------------------------------
