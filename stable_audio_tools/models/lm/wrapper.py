@@ -225,7 +225,7 @@ class AudioLanguageModelWrapper(nn.Module):
         return codes
 
     def _next_logits(self, new: Tensor, keywords: dict[str, Any], cache: Any, cfg_scale: float | None) -> Tensor:
-        """Logits of the step after ``new`` (B, K, S), guided if there is a scale (and the conditions are those of `_with_null`): (B, K, V)."""
+        """Logits of the step after ``new`` (B, K, S), guided if there is a scale: (B, K, V)."""
         logits = self.lm(new if cfg_scale is None else torch.cat([new, new]), **keywords, cache=cache)[:, :, -1].float()
         if cfg_scale is None:
             return logits
