@@ -47,7 +47,7 @@ def cond(**changes: Any) -> dict[str, Any]:
          "is 6, but condition 'seconds_total' has 8 channels (cond_dim)"),
         ({"context_features": 9}, "context_features", "is 9, but global_cond_ids seconds_total have 8 channels"),
         ({"in_chanels": 2}, "in_chanels", "unknown key; did you mean 'in_channels'?"),
-        ({"use_stft": True}, "use_stft", None),
+        ({"use_fft": True}, "use_fft", None),
     ],
 )  # fmt: skip
 def test_conditional_u_nets(changes: dict[str, Any], path: str, message: str | None) -> None:
@@ -87,6 +87,7 @@ def test_of_a_pretrained_codec_nothing_is_known_before_it_is_loaded(name: str) -
         ("dit", {"in_channels": 4}, 4),
         ("dit", {"in_channels": 4, "patch_size": 3}, 12),
         ("adp_uncond_1d", {key: UNET[key] for key in list(UNET)[:6]} | {"factors": [2], "patch_size": 2}, 16),
+        ("adp_uncond_1d", {key: UNET[key] for key in list(UNET)[:6]} | {"use_stft": True, "stft_num_fft": 31, "stft_hop_length": 8}, 64),
         ("DAU1d", {"io_channels": 4, "depth": 3, "channels": [8, 8, 8], "strides": [2, 2, 2]}, 16),
         ("DAU1d", {"io_channels": 4, "depth": 1, "channels": [8], "strides": []}, 4),
     ],

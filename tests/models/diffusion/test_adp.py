@@ -8,6 +8,7 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.diffusion.adp import UNet1d, UNet1DCondWrapper, UNet1DUncondWrapper, UNetCFG1d, UNetCFG1DWrapper
 from stable_audio_tools.models.diffusion.adp.attention import Attention, AttentionShape
 from stable_audio_tools.models.diffusion.adp.blocks import Conv1d, Patcher, Unpatcher, downsample, upsample
+from stable_audio_tools.models.diffusion.adp.stft import STFT
 from stable_audio_tools.sampling.guidance import guide
 
 SMALL = {
@@ -144,6 +145,29 @@ def test_cross_attention():
     assert not torch.allclose(model(x, T2, embedding=embedding), model(x, T2, embedding=-embedding))
     with pytest.raises(ConfigError, match="needs an embedding to attend to"):
         model(x, T2)
+
+
+@pytest.mark.parametrize("use_complex", [False, True])
+def test_the_stft_is_undone_exactly(use_complex):
+    stft = STFT(63, 16, use_complex=use_complex)
+    audio = randn(2, 3, 160)
+    frames = stft.encode(audio)
+    assert frames.shape == (2, 3 * 64, 10)
+    torch.testing.assert_close(stft.decode(frames, 160), audio, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stft.encode(audio[1:, 2:])[:, :32], frames[1:, 64:96])  # first halves of all channels come first
+
+
+@pytest.mark.parametrize("use_stft_context", [False, True])
+def test_a_network_on_the_spectrum(use_stft_context):
+    options = {"use_stft": True, "stft_num_fft": 31, "stft_hop_length": 8, "use_stft_context": use_stft_context, "context_channels": [3]}
+    model = build(UNet1d, **(SMALL | options))
+    assert model.length_multiple == 32 and "stft.window" in model.state_dict()
+    x, given = randn(2, 2, 96), randn(2, 3, 96 if use_stft_context else 12)
+    out = model(x, T2, channels_list=[given])
+    assert out.shape == x.shape and out.isfinite().all()
+    assert not torch.allclose(out, model(x, T2, channels_list=[-given]))
+    with pytest.raises(ConfigError, match="U-Net with use_stft needs an odd stft_num_fft, got 32"):
+        build(UNet1d, **(SMALL | options | {"stft_num_fft": 32}))
 
 
 # ---- UNetCFG1d -----------------------------------------------------------------------------------------------------------------------
