@@ -66,6 +66,9 @@ WRAPPED_LAYOUTS = (
 )
 
 
+BACKBONES_OF_A_MODEL = ("model.model.", "model.net.")  # the latter is Dance Diffusion's
+
+
 class Checkpoint(NamedTuple):
     """A weights file.
 
@@ -187,9 +190,11 @@ def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = Non
         return "wrapped"
     if any(key.startswith(layout.ema) for key in keys for layout in WRAPPED_LAYOUTS):
         return "wrapped"
+    if {"encoder", "diffusion"} <= tops:  # a diffusion autoencoder
+        return "diffusion"
     if {"encoder", "decoder"} <= tops:
         return "autoencoder"
-    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith("model.model.") for key in keys)):
+    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith(BACKBONES_OF_A_MODEL) for key in keys)):
         return "diffusion"
     if any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS):
         return "wrapped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import DiffusionAutoencoderConfig
 from stable_audio_tools.families import BACKBONES, DECODERS, ENCODERS, MODELS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
@@ -142,3 +144,14 @@ def build_diffusion_autoencoder(config: DiffusionAutoencoderConfig) -> Diffusion
         bottleneck=bottleneck,
         pretransform=pretransform,
     )
+
+
+def create_diffAE_from_config(config: Mapping[str, Any]) -> DiffusionAutoencoder:  # noqa: N802  # kept name
+    """Build a diffusion autoencoder from a config with ``sample_rate`` and ``model``.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
+    parsed = parse_model_config({**config, "model_type": "diffusion_autoencoder"})
+    assert isinstance(parsed, DiffusionAutoencoderConfig)
+    return build_diffusion_autoencoder(parsed)

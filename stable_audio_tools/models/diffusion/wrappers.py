@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import DiffusionCondConfig, shift_of
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, MODELS, SHIFTS
@@ -178,3 +179,15 @@ def build_diffusion_cond(config: DiffusionCondConfig) -> ConditionedDiffusionMod
         input_concat_ids=diffusion.input_concat_ids,
         prepend_cond_ids=diffusion.prepend_cond_ids,
     )
+
+
+def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
+    """Build a conditional diffusion model from its config.
+
+    Raises:
+        ConfigError: With every mistake, or if it is of another type.
+    """
+    parsed = parse_model_config(config)
+    if not isinstance(parsed, DiffusionCondConfig):
+        raise ConfigError(f"model_type: is {parsed.model_type!r}, but must be 'diffusion_cond' here; create_model_from_config takes any")
+    return build_diffusion_cond(parsed)
