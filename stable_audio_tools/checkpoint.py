@@ -71,6 +71,9 @@ WRAPPED_LAYOUTS = (
 )
 
 
+BACKBONES_OF_A_MODEL = ("model.model.", "model.net.")  # the latter is Dance Diffusion's
+
+
 class Checkpoint(NamedTuple):
     """A weights file.
 
@@ -209,9 +212,11 @@ def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = Non
         return "lm"
     if any(key.startswith("model.lm.") for key in keys):
         return "wrapped"
+    if {"encoder", "diffusion"} <= tops:  # a diffusion autoencoder
+        return "diffusion"
     if {"encoder", "decoder"} <= tops:
         return "autoencoder"
-    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith("model.model.") for key in keys)):
+    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith(BACKBONES_OF_A_MODEL) for key in keys)):
         return "diffusion"
     if keys and any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS if layout.model != "model."):
         return "wrapped"

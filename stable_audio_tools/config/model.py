@@ -634,7 +634,7 @@ def _backbone_multiple(block: Component) -> int | None:
         if not all(type(number) is int and number > 0 for number in numbers):
             return None
         multiple *= math.prod(numbers)
-    return multiple
+    return _product_of(multiple, block.value("stft_hop_length")) if block.value("use_stft") else multiple
 
 
 def _first_value(block: Component, *keys: str) -> tuple[str, Any] | None:
