@@ -96,24 +96,31 @@ class AutoencoderModel(Strict):
         bottleneck = self.bottleneck
         is_known = bottleneck is None or bottleneck.is_registered
         factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
-        width = self.encoder.value("latent_dim") if is_known else None
+        key = self.encoder.fact("width_key") or "latent_dim"
+        width = self.encoder.value(key) if is_known else None
         if width is not None and width != factor * self.latent_dim:
             why = (
                 f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale"
                 if bottleneck and factor == 2
                 else "latent_dim"
             )
-            yield Mistake(("encoder", "config", "latent_dim"), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict")
+            yield Mistake(("encoder", "config", key), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict")
         added = (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
-        width = self.decoder.value("latent_dim") if is_known else None
+        key = self.decoder.fact("width_key") or "latent_dim"
+        width = self.decoder.value(key) if is_known else None
         if width is not None and width != self.latent_dim + added:
             why = f"latent_dim + noise_augment_dim {added}" if added else "latent_dim"
-            yield Mistake(("decoder", "config", "latent_dim"), f"is {width}, but must be {self.latent_dim + added} ({why})", "conflict")
+            yield Mistake(("decoder", "config", key), f"is {width}, but must be {self.latent_dim + added} ({why})", "conflict")
+        key = bottleneck.fact("width_key") if bottleneck else None
+        width = bottleneck.value(key) if bottleneck and key else None
+        if key and width is not None and width != self.latent_dim:
+            yield Mistake(("bottleneck", "config", key), f"is {width}, but must be {self.latent_dim} (latent_dim)", "conflict")
         if self.pretransform is None:
             for block, name, key, wanted in (
                 (self.encoder, "encoder", "in_channels", self.in_channels or self.io_channels),
                 (self.decoder, "decoder", "out_channels", self.out_channels or self.io_channels),
             ):
+                key = block.fact("channels_key") or key
                 channels = block.value(key)
                 if channels is not None and channels != wanted:
                     yield Mistake((name, "config", key), f"is {channels}, but the model has {wanted} (io_channels)", "conflict")

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from stable_audio_tools.config.check import parse_block, parse_model_config
-from stable_audio_tools.config.model import AutoencoderConfig, BottleneckBlock, ConditioningModel, DiffusionCondConfig, PretransformBlock
+from stable_audio_tools.config.model import BottleneckBlock, ConditioningModel, DiffusionCondConfig, PretransformBlock
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import MODELS
-from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder, build_autoencoder
+from stable_audio_tools.models.autoencoders.autoencoder import create_autoencoder_from_config
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
 from stable_audio_tools.models.bottlenecks.build import build_bottleneck
 from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
@@ -40,13 +40,6 @@ def create_model_from_config_path(model_config_path: str | Path) -> nn.Module:
     return MODELS.build(config.model_type, config=config)
 
 
-def create_autoencoder_from_config(config: Mapping[str, Any]) -> AudioAutoencoder:
-    """Build an autoencoder from a config with ``sample_rate`` and ``model``."""
-    parsed = parse_model_config({**config, "model_type": "autoencoder"})
-    assert isinstance(parsed, AutoencoderConfig)
-    return build_autoencoder(parsed)
-
-
 def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
     """Build a conditional diffusion model from its config."""
     parsed = parse_model_config(config)
@@ -68,3 +61,9 @@ def create_bottleneck_from_config(bottleneck_config: Mapping[str, Any]) -> Bottl
 def create_multi_conditioner_from_conditioning_config(config: Mapping[str, Any]) -> MultiConditioner:
     """Build all conditioners of a ``conditioning`` section."""
     return build_multi_conditioner(parse_block(ConditioningModel, config, name="conditioning"))
+
+
+__all__ = [
+    "create_autoencoder_from_config", "create_bottleneck_from_config", "create_diffusion_cond_from_config", "create_model_from_config",
+    "create_model_from_config_path", "create_multi_conditioner_from_conditioning_config", "create_pretransform_from_config",
+]  # fmt: skip

@@ -64,7 +64,7 @@ def test_a_file_broken_in_ten_places(report: Callable[[str], list[Any]]) -> None
         "23:76  model.conditioning.configs[1].config.max_val: input should be a valid number, got 'loud'",
         "29:46  model.diffusion.cross_attention_cond_ids[1]: 'secs_total' is not an id in conditioning.configs; "
         "it has: prompt, seconds_total",
-        "31:34  model.diffusion.config.attn_kwargs.qk_norm: input should be 'none', 'l2', 'ln' or 'dyt', got 'lnn'",
+        "31:34  model.diffusion.config.attn_kwargs.qk_norm: input should be 'none', 'l2', 'ln', 'rms' or 'dyt', got 'lnn'",
         "35:39  training.use_ema: input should be a valid boolean, got 'yes'",
     ]
 

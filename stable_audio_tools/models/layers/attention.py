@@ -14,9 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.models.layers.attention_backends import attend
+from stable_audio_tools.models.layers.attention_backends import attend, attend_in_window, narrow_window
 from stable_audio_tools.models.layers.embeddings import apply_rotary
-from stable_audio_tools.models.layers.norms import DynamicTanh
+from stable_audio_tools.models.layers.norms import DynamicTanh, RMSNorm
 
 
 class Attention(nn.Module):
@@ -28,7 +28,9 @@ class Attention(nn.Module):
         dim_context: Width of the context; its number of heads is ``dim_context / dim_heads`` and must divide the number of heads.
         causal: A query sees only keys up to its own position. Self-attention only.
         zero_init_output: Start with zero output.
-        qk_norm: Normalise queries and keys per head: ``"l2"`` to length 1, ``"ln"`` layer norm, ``"dyt"`` dynamic tanh.
+        qk_norm: Normalise queries and keys per head: ``"l2"`` to length 1, ``"ln"`` layer norm, ``"rms"`` root mean square, ``"dyt"``
+            dynamic tanh.
+        qk_norm_eps: Keeps it from dividing by zero; None is 1e-12 for ``"l2"`` and 1e-6 for the others.
         differential: Subtract a second attention map's result. After Ye et al. 2024, arXiv:2410.05258, without its scalar.
         feat_scale: Learn gains for the mean over time and for the rest. After Zhang et al. 2023, arXiv:2302.00843.
     """
@@ -41,7 +43,8 @@ class Attention(nn.Module):
         causal: bool = False,
         zero_init_output: bool = True,
         *,
-        qk_norm: Literal["none", "l2", "ln", "dyt"] = "none",
+        qk_norm: Literal["none", "l2", "ln", "rms", "dyt"] = "none",
+        qk_norm_eps: float | None = None,
         differential: bool = False,
         feat_scale: bool = False,
     ) -> None:
@@ -66,9 +69,12 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dim, dim, bias=False)
         if zero_init_output:
             nn.init.zeros_(self.to_out.weight)
+        self.qk_norm_eps = qk_norm_eps if qk_norm_eps is not None else 1e-12 if qk_norm == "l2" else 1e-6
         if qk_norm == "ln":
-            self.q_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
-            self.k_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+            self.q_norm: nn.Module = nn.LayerNorm(dim_heads, eps=self.qk_norm_eps)
+            self.k_norm: nn.Module = nn.LayerNorm(dim_heads, eps=self.qk_norm_eps)
+        elif qk_norm == "rms":
+            self.q_norm, self.k_norm = RMSNorm(dim_heads, eps=self.qk_norm_eps), RMSNorm(dim_heads, eps=self.qk_norm_eps)
         elif qk_norm == "dyt":
             self.q_norm, self.k_norm = DynamicTanh(dim_heads), DynamicTanh(dim_heads)
         self.feat_scale = feat_scale
@@ -102,20 +108,31 @@ class Attention(nn.Module):
             names = ("q", "k", "v", "q_diff", "k_diff") if self.differential else ("q", "k", "v")
             parts = self.to_qkv(x).chunk(len(names), -1)
         heads = {name: rearrange(part, "b n (h e) -> b h n e", e=self.dim_heads) for name, part in zip(names, parts, strict=True)}
-        mask = window_mask(x.shape[1], sliding_window, x.device) if sliding_window is not None and context is None else None
-        out_BHLE = self._attend(heads["q"], heads["k"], heads["v"], rotary_angles, mask)
+        mask = band = None
+        if sliding_window is not None and context is None:
+            band = narrow_window(x.shape[1], sliding_window)
+            mask = window_mask(x.shape[1], sliding_window, x.device) if band is None else None
+        out_BHLE = self._attend(heads["q"], heads["k"], heads["v"], rotary_angles, mask, band)
         if self.differential:
-            out_BHLE = out_BHLE - self._attend(heads["q_diff"], heads["k_diff"], heads["v"], rotary_angles, mask)
+            out_BHLE = out_BHLE - self._attend(heads["q_diff"], heads["k_diff"], heads["v"], rotary_angles, mask, band)
         out = self.to_out(rearrange(out_BHLE, "b h n e -> b n (h e)"))  # (B, L, D)
         if self.feat_scale:
             mean = out.mean(dim=-2, keepdim=True)
             out = out + self.lambda_dc * mean + self.lambda_hf * (out - mean)
         return out
 
-    def _attend(self, q_BHLE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, angles: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self,
+        q_BHLE: Tensor,
+        k_BGSE: Tensor,
+        v_BGSE: Tensor,
+        angles: Tensor | None,
+        mask: Tensor | None,
+        band: tuple[int, int] | None,
+    ) -> Tensor:
         dtype = v_BGSE.dtype
         if self.qk_norm == "l2":
-            q_BHLE, k_BGSE = F.normalize(q_BHLE, dim=-1), F.normalize(k_BGSE, dim=-1)
+            q_BHLE, k_BGSE = F.normalize(q_BHLE, dim=-1, eps=self.qk_norm_eps), F.normalize(k_BGSE, dim=-1, eps=self.qk_norm_eps)
         elif self.qk_norm != "none":
             q_BHLE, k_BGSE = self.q_norm(q_BHLE), self.k_norm(k_BGSE)
         if angles is not None:
@@ -127,6 +144,9 @@ class Attention(nn.Module):
         if self.kv_heads != self.num_heads:
             repeats = self.num_heads // self.kv_heads
             k_BGSE, v_BGSE = k_BGSE.repeat_interleave(repeats, dim=1), v_BGSE.repeat_interleave(repeats, dim=1)
+        if band is not None:
+            left, right = band
+            return attend_in_window(q_BHLE, k_BGSE, v_BGSE, left=left, right=min(right, 0) if is_causal else right)
         return attend(q_BHLE, k_BGSE, v_BGSE, mask=mask, is_causal=is_causal)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention import Attention
 from stable_audio_tools.models.layers.embeddings import AbsolutePositionalEmbedding, RotaryEmbedding, ScaledSinusoidalEmbedding
 from stable_audio_tools.models.layers.feedforward import ConformerModule, FeedForward
-from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale
+from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale, RMSNorm
 from stable_audio_tools.registry import Options
 
 
@@ -33,7 +34,8 @@ class TransformerBlock(nn.Module):
         layer_scale: A learned gain near zero on every branch.
         attn_kwargs: Options of both attentions.
         ff_kwargs: Options of the feed-forward part.
-        norm_kwargs: Options of the layer norms.
+        norm_kwargs: Options of the norms; ``bias`` is for layer norms only, and dynamic tanh has none.
+        norm_type: Norms of the branches. Dynamic tanh starts at slope 4 here, at 10 with ``remove_norms``, the older name.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class TransformerBlock(nn.Module):
         attn_kwargs: Annotated[Mapping[str, Any] | None, Options("Attention")] = None,
         ff_kwargs: Annotated[Mapping[str, Any] | None, Options("FeedForward")] = None,
         norm_kwargs: Annotated[Mapping[str, Any] | None, Options("LayerNorm")] = None,
+        norm_type: Literal["layer_norm", "rms_norm", "dyt"] = "layer_norm",
     ) -> None:
         super().__init__()
         dim_heads = min(dim_heads, dim)
@@ -60,7 +63,15 @@ class TransformerBlock(nn.Module):
         attn_kwargs, ff_kwargs, norm_kwargs = attn_kwargs or {}, dict(ff_kwargs or {}), norm_kwargs or {}
 
         def norm() -> nn.Module:
-            return DynamicTanh(dim) if remove_norms else LayerNorm(dim, **norm_kwargs)
+            if remove_norms:
+                return DynamicTanh(dim)
+            if norm_type == "dyt":
+                return DynamicTanh(dim, init_alpha=4.0)
+            if norm_type == "rms_norm":
+                if norm_kwargs.get("bias"):
+                    raise ConfigError('norm_kwargs.bias: an "rms_norm" has no bias; leave it out, or use "layer_norm"')
+                return RMSNorm(dim, **{key: value for key, value in norm_kwargs.items() if key != "bias"})
+            return LayerNorm(dim, **norm_kwargs)
 
         def scale() -> nn.Module:
             return LayerScale(dim) if layer_scale else nn.Identity()
