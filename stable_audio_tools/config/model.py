@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_mistakes
-from stable_audio_tools.config.training import AutoencoderTraining, DiffusionCondTraining
-from stable_audio_tools.families import OBJECTIVES, SHIFTS
+from stable_audio_tools.config.training import AutoencoderTraining, DiffusionCondTraining, LMTraining
+from stable_audio_tools.families import OBJECTIVES, PATTERNS, SHIFTS
 from stable_audio_tools.registry import Mistake
 
 INJECTED_IDS = ("inpaint_mask", "inpaint_masked_input")  # conditions that training and inference add, not a conditioner
@@ -146,6 +146,10 @@ class ConditioningModel(Strict):
     default_keys: dict[str, str] = {}
     pre_encoded_keys: list[str] = []
 
+    def widths(self) -> dict[str, int]:
+        """Channels of every condition, by id."""
+        return {block.id: block.width(self.cond_dim) for block in self.configs}
+
     def conflicts(self) -> Iterator[Mistake]:
         ids = [block.id for block in self.configs]
         for index, block in enumerate(self.configs):
@@ -157,6 +161,30 @@ class ConditioningModel(Strict):
             for item in getattr(self, key):
                 if item not in ids:
                     yield Mistake((key,), f"{item!r} is not an id in conditioning.configs: {', '.join(ids)}", "conflict")
+
+
+def unknown_ids(conditioning: ConditioningModel | None, section: str, ids: Mapping[str, Sequence[str]]) -> Iterator[Mistake]:
+    """Ids, by the key that lists them in ``section``, that no conditioner has."""
+    known = [block.id for block in conditioning.configs] if conditioning else []
+    for key, names in ids.items():
+        for index, name in enumerate(names):
+            if name not in known and name not in INJECTED_IDS:
+                there = f"; it has: {', '.join(known)}" if known else "; there are none"
+                yield Mistake((section, key, index), f"{name!r} is not an id in conditioning.configs{there}", "conflict")
+
+
+def wrong_widths(
+    conditioning: ConditioningModel | None, section: str, block: Component, ids: Mapping[str, Sequence[str]]
+) -> Iterator[Mistake]:
+    """Keys of the part in ``section``, by which conditions they are for, that are not the channels these conditions have."""
+    widths = conditioning.widths() if conditioning else {}
+    for key, names in ids.items():
+        wanted = block.value(key)
+        for name in names:
+            if wanted is not None and name in widths and widths[name] != wanted:
+                text = f"is {wanted}, but condition {name!r} has {widths[name]} channels (cond_dim)"
+                yield Mistake((section, "config", key), text, "conflict")
+                break
 
 
 class DiffusionBlock(Component):
@@ -197,28 +225,16 @@ class DiffusionCondModel(Strict):
         yield from self._channel_conflicts()
 
     def _id_conflicts(self) -> Iterator[Mistake]:
-        known = [block.id for block in self.conditioning.configs] if self.conditioning else []
-        for key in ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids"):
-            for index, name in enumerate(getattr(self.diffusion, key)):
-                if name not in known and name not in INJECTED_IDS:
-                    there = f"; it has: {', '.join(known)}" if known else "; there are none"
-                    yield Mistake(("diffusion", key, index), f"{name!r} is not an id in conditioning.configs{there}", "conflict")
+        keys = ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids")
+        yield from unknown_ids(self.conditioning, "diffusion", {key: getattr(self.diffusion, key) for key in keys})
 
     def _cond_width_conflicts(self) -> Iterator[Mistake]:
-        diffusion, conditioning = self.diffusion, self.conditioning
-        if conditioning is None:
+        diffusion = self.diffusion
+        ids = {"cond_token_dim": diffusion.cross_attention_cond_ids, "prepend_cond_dim": diffusion.prepend_cond_ids}
+        yield from wrong_widths(self.conditioning, "diffusion", diffusion, ids)
+        if self.conditioning is None:
             return
-        widths = {block.id: block.width(conditioning.cond_dim) for block in conditioning.configs}
-        for key, ids in (("cond_token_dim", diffusion.cross_attention_cond_ids), ("prepend_cond_dim", diffusion.prepend_cond_ids)):
-            wanted = diffusion.value(key)
-            for name in ids:
-                if wanted is not None and name in widths and widths[name] != wanted:
-                    yield Mistake(
-                        ("diffusion", "config", key),
-                        f"is {wanted}, but condition {name!r} has {widths[name]} channels (cond_dim)",
-                        "conflict",
-                    )
-                    break
+        widths = self.conditioning.widths()
         wanted, ids = diffusion.value("global_cond_dim"), diffusion.global_cond_ids
         if wanted is not None and ids and all(name in widths for name in ids) and sum(widths[name] for name in ids) != wanted:
             total = " + ".join(str(widths[name]) for name in ids)
@@ -293,7 +309,74 @@ class DiffusionCondConfig(ModelConfig):
         return self.model.input_multiple()
 
 
-MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {"autoencoder": AutoencoderConfig, "diffusion_cond": DiffusionCondConfig}
+# ---- language models --------------------------------------------------------------------------------------------------------------
+
+
+class LMBlock(Component):
+    """The language model, and how conditions reach it."""
+
+    family: ClassVar[str] = "LM_BACKBONES"
+    codebook_pattern: str = "delay"
+    cross_attention_cond_ids: list[str] = []
+    prepend_cond_ids: list[str] = []
+    global_cond_ids: list[str] = []
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from part_mistakes(PATTERNS, self.codebook_pattern, ("codebook_pattern",), None, ())
+        if self.global_cond_ids:
+            yield Mistake(("global_cond_ids",), "warning: have no effect: no language model uses global conditions", "warning")
+
+
+class LMModel(Strict):
+    """``model`` of a language model over the tokens of a pretransform."""
+
+    pretransform: PretransformBlock
+    lm: LMBlock
+    conditioning: ConditioningModel | None = None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        keys = ("cross_attention_cond_ids", "prepend_cond_ids", "global_cond_ids")
+        yield from unknown_ids(self.conditioning, "lm", {key: getattr(self.lm, key) for key in keys})
+        ids = {"cross_attn_cond_dim": self.lm.cross_attention_cond_ids, "prepend_cond_dim": self.lm.prepend_cond_ids}
+        yield from wrong_widths(self.conditioning, "lm", self.lm, ids)
+
+
+class LMConfig(ModelConfig):
+    """A language model over the tokens of a codec."""
+
+    model_type: Literal["lm"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: LMModel
+    training: LMTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.pretransform.ratio()
+
+
+class MusicgenModel(Strict):
+    """``model`` of a pretrained MusicGen: where it comes from.
+
+    ``pretrained`` is a local folder, a Hugging Face id, or the end of an id of the original models: ``small`` is
+    ``facebook/musicgen-small``.
+    """
+
+    pretrained: str
+
+
+class MusicgenConfig(ModelConfig):
+    """A pretrained MusicGen."""
+
+    model_type: Literal["musicgen"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: MusicgenModel
+    audio_channels: PositiveInt = 1
+    training: LMTraining | None = None
+
+
+MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {
+    "autoencoder": AutoencoderConfig,
+    "diffusion_cond": DiffusionCondConfig,
+    "lm": LMConfig,
+    "musicgen": MusicgenConfig,
+}
 TRUNK_CONFIGS: Mapping[str, type[Strict]] = {"AutoencoderModel": AutoencoderModel}  # trunk objects that are the config of a part
 
 
@@ -311,6 +394,6 @@ def _strides(block: Component) -> tuple[list[str], list[int]]:
 
 __all__ = [
     "MODEL_CONFIGS", "TRUNK_CONFIGS", "AutoencoderConfig", "AutoencoderModel", "BottleneckBlock", "ConditionerBlock", "ConditioningModel",
-    "DecoderBlock", "DiffusionBlock", "DiffusionCondConfig", "DiffusionCondModel", "EncoderBlock", "ModelConfig",
-    "PretransformBlock",
+    "DecoderBlock", "DiffusionBlock", "DiffusionCondConfig", "DiffusionCondModel", "EncoderBlock", "LMBlock", "LMConfig",
+    "LMModel", "ModelConfig", "MusicgenConfig", "MusicgenModel", "PretransformBlock",
 ]  # fmt: skip

@@ -98,7 +98,9 @@ def generate_diffusion_cond(
         backbone_kwargs = {key: value for key, value in sampler_kwargs.items() if key not in SAMPLER_KEYS}
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            return model.model(x, t, **inputs, cfg_scale=cfg_scale, batch_cfg=True, rescale_cfg=True, **backbone_kwargs)
+            return model.model(
+                x, t.to(x.device, non_blocking=True), **inputs, cfg_scale=cfg_scale, batch_cfg=True, rescale_cfg=True, **backbone_kwargs
+            )
 
         with tqdm(total=steps, disable=sampler_kwargs.get("disable_tqdm") or None, leave=False, desc="sampling") as bar:
             latents = sample(

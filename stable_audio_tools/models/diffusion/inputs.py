@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from stable_audio_tools.errors import ConfigError
+
+Conditions = Mapping[str, Sequence[Any]]  # id -> (embedding, mask), or a list with the embedding alone
+
+
+def require_conditions(conditions: Conditions, ids: Sequence[str]) -> None:
+    """Refuse conditions that lack what a model is conditioned on.
+
+    Raises:
+        ConfigError: Naming what is missing and what is there.
+    """
+    missing = [name for name in ids if name not in conditions]
+    if missing:
+        given = ", ".join(conditions) or "none"
+        raise ConfigError(f"the model is conditioned on {', '.join(map(repr, missing))}, which is missing; given: {given}")
+
+
+def sequence_of(conditions: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
+    """Embeddings (B, S, D) and masks (B, S) of several conditions, concatenated along the sequence; None if there are none."""
+    embeddings: list[Tensor] = []
+    masks: list[Tensor] = []
+    for name in ids:
+        embedding = conditions[name][0]
+        mask = conditions[name][1] if len(conditions[name]) > 1 else None
+        if embedding.dim() == 2:
+            embedding = embedding[:, None]
+            mask = mask[:, None] if mask is not None and mask.dim() == 1 else mask
+        if mask is None:
+            mask = torch.ones(embedding.shape[:2], device=embedding.device)
+        embeddings.append(embedding)
+        masks.append(mask)
+    if not embeddings:
+        return None, None
+    return torch.cat(embeddings, dim=1), torch.cat([mask.to(masks[0].device) for mask in masks], dim=1)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.config.model import DiffusionCondConfig, shift_of
-from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, MODELS, SHIFTS
 from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
+from stable_audio_tools.models.diffusion.inputs import Conditions, require_conditions, sequence_of
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.models.pretransforms.build import build_pretransform
 from stable_audio_tools.sampling.shifts import DistributionShift
-
-Conditions = Mapping[str, Sequence[Any]]
 
 
 class ConditionedDiffusionModelWrapper(nn.Module):
@@ -86,13 +84,11 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         Raises:
             ConfigError: If a condition is missing.
         """
-        wanted = [*self.cross_attn_cond_ids, *self.global_cond_ids, *self.input_concat_ids, *self.prepend_cond_ids]
-        missing = [name for name in wanted if name not in conditioning_tensors]
-        if missing:
-            given = ", ".join(conditioning_tensors) or "none"
-            raise ConfigError(f"the model is conditioned on {', '.join(map(repr, missing))}, which is missing; given: {given}")
-        cross_attn, cross_attn_mask = self._sequence(conditioning_tensors, self.cross_attn_cond_ids)
-        prepend, prepend_mask = self._sequence(conditioning_tensors, self.prepend_cond_ids)
+        require_conditions(
+            conditioning_tensors, [*self.cross_attn_cond_ids, *self.global_cond_ids, *self.input_concat_ids, *self.prepend_cond_ids]
+        )
+        cross_attn, cross_attn_mask = sequence_of(conditioning_tensors, self.cross_attn_cond_ids)
+        prepend, prepend_mask = sequence_of(conditioning_tensors, self.prepend_cond_ids)
         global_cond: Tensor | None = None
         if self.global_cond_ids:
             global_cond = torch.cat([conditioning_tensors[name][0] for name in self.global_cond_ids], dim=-1)
@@ -116,25 +112,6 @@ class ConditionedDiffusionModelWrapper(nn.Module):
             "prepend_cond": prepend,
             "prepend_cond_mask": prepend_mask,
         }
-
-    @staticmethod
-    def _sequence(conditions: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
-        """Embeddings (B, S, D) and masks (B, S) of several conditions, concatenated along the sequence."""
-        embeddings: list[Tensor] = []
-        masks: list[Tensor] = []
-        for name in ids:
-            embedding = conditions[name][0]
-            mask = conditions[name][1] if len(conditions[name]) > 1 else None
-            if embedding.dim() == 2:
-                embedding = embedding[:, None]
-                mask = mask[:, None] if mask is not None and mask.dim() == 1 else mask
-            if mask is None:
-                mask = torch.ones(embedding.shape[:2], device=embedding.device)
-            embeddings.append(embedding)
-            masks.append(mask)
-        if not embeddings:
-            return None, None
-        return torch.cat(embeddings, dim=1), torch.cat([mask.to(masks[0].device) for mask in masks], dim=1)
 
     def forward(self, x: Tensor, t: Tensor, cond: Conditions, **kwargs: Any) -> Any:
         """Predict.

@@ -104,10 +104,10 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         self.register_buffer("inv_freq", 1.0 / (base ** (torch.arange(0, dim, 2).float() / dim)))
 
-    def forward_from_seq_len(self, length: int) -> Tensor:
-        """Angles of positions 0 .. length - 1: (length, dim), in float32."""
+    def forward_from_seq_len(self, length: int, start: int = 0) -> Tensor:
+        """Angles of positions start .. length - 1: (length - start, dim), in float32."""
         with torch.autocast(self.inv_freq.device.type, enabled=False):
-            positions = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
+            positions = torch.arange(start, length, device=self.inv_freq.device, dtype=torch.float32)
             angles = torch.outer(positions, self.inv_freq.float())  # (L, dim / 2)
             return torch.cat([angles, angles], dim=-1)
 
@@ -144,18 +144,19 @@ class AbsolutePositionalEmbedding(nn.Module):
         self.max_seq_len = max_seq_len
         self.emb = nn.Embedding(max_seq_len, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> embeddings (L, D).
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """(B, L, D) -> embeddings (L, D) of positions from ``start``.
 
         Raises:
             ConfigError: If the sequence is longer than ``max_seq_len``.
         """
-        if x.shape[1] > self.max_seq_len:
+        end = start + x.shape[1]
+        if end > self.max_seq_len:
             raise ConfigError(
-                f"sequence of {x.shape[1]} steps, but the absolute positional embedding knows {self.max_seq_len}; "
+                f"sequence of {end} steps, but the absolute positional embedding knows {self.max_seq_len}; "
                 "raise abs_pos_emb_max_length, or generate something shorter"
             )
-        return self.emb(torch.arange(x.shape[1], device=x.device)) * self.scale
+        return self.emb(torch.arange(start, end, device=x.device)) * self.scale
 
 
 class ScaledSinusoidalEmbedding(nn.Module):
@@ -174,7 +175,7 @@ class ScaledSinusoidalEmbedding(nn.Module):
         half = dim // 2
         self.register_buffer("inv_freq", theta ** -(torch.arange(half).float() / half), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (L, D)
-        positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:  # (B, L, D) -> (L, D) of positions from start
+        positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=torch.float32)
         angles = torch.outer(positions, self.inv_freq)
         return torch.cat([angles.sin(), angles.cos()], dim=-1) * self.scale

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,6 +14,7 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention import Attention
 from stable_audio_tools.models.layers.embeddings import AbsolutePositionalEmbedding, RotaryEmbedding, ScaledSinusoidalEmbedding
 from stable_audio_tools.models.layers.feedforward import ConformerModule, FeedForward
+from stable_audio_tools.models.layers.kv_cache import LayerCache, TransformerCache, attention_mask
 from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale, RMSNorm
 from stable_audio_tools.registry import Options
 
@@ -104,6 +106,10 @@ class TransformerBlock(nn.Module):
         global_cond: Tensor | None = None,
         rotary_angles: Tensor | None = None,
         sliding_window: Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        start: int = 0,
     ) -> Tensor:
         """One block.
 
@@ -113,22 +119,27 @@ class TransformerBlock(nn.Module):
             global_cond: (B, 6 D), already projected.
             rotary_angles: (L, R)
             sliding_window: (left, right) of self-attention.
+            mask: Of self-attention, see `Attention.forward`.
+            context_mask: Of cross-attention: (L, S), True where a query sees the context.
+            cache: Of this block, when ``x`` continues what earlier calls saw.
+            start: Position of its first step.
 
         Returns:
             (B, L, D)
         """
         if rotary_angles is None and self.rope is not None:
-            rotary_angles = self.rope.forward_from_seq_len(x.shape[1])
+            rotary_angles = self.rope.forward_from_seq_len(start + x.shape[1], start)
         modulation = _Modulation.of(self.to_scale_shift_gate + global_cond) if self.is_modulated and global_cond is not None else None
         h = self.pre_norm(x)
         if modulation is not None:
             h = h * (1 + modulation.scale_self) + modulation.shift_self
-        h = self.self_attn(h, rotary_angles=rotary_angles, sliding_window=sliding_window)
+        self_cache, cross_cache = cache if cache is not None else (None, None)
+        h = self.self_attn(h, rotary_angles=rotary_angles, sliding_window=sliding_window, mask=mask, cache=self_cache)
         if modulation is not None:
             h = h * torch.sigmoid(1 - modulation.gate_self)
         x = x + self.self_attn_scale(h)
         if context is not None and self.cross_attend:
-            x = x + self.cross_attn_scale(self.cross_attn(self.cross_attend_norm(x), context=context))
+            x = x + self.cross_attn_scale(self.cross_attn(self.cross_attend_norm(x), context=context, mask=context_mask, cache=cross_cache))
         if self.conformer is not None:
             x = x + self.conformer_scale(self.conformer(x))
         h = self.ff_norm(x)
@@ -206,6 +217,7 @@ class ContinuousTransformer(nn.Module):
         super().__init__()
         self.dim = dim
         self.depth = depth
+        self.causal = causal
         self.num_memory_tokens = num_memory_tokens
         self.sliding_window = sliding_window
         self.project_in = nn.Linear(dim_in, dim, bias=False) if dim_in is not None else nn.Identity()
@@ -246,6 +258,9 @@ class ContinuousTransformer(nn.Module):
         return_info: bool = False,
         exit_layer_ix: int | None = None,
         context: Tensor | None = None,
+        prepend_mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: TransformerCache | None = None,
     ) -> Any:
         """Transform a sequence.
 
@@ -256,32 +271,59 @@ class ContinuousTransformer(nn.Module):
             return_info: Also return a dict with ``hidden_states``, the output of every block.
             exit_layer_ix: Stop after this block and return its (B, P + L, D), unprojected.
             context: (B, S, cond_token_dim) for cross-attention.
+            prepend_mask: (B, P), False where a prepended embedding is padding, which no other position sees. Only with ``causal``.
+            context_mask: (M + P + L, S), True where a position sees the context; None is everywhere. M counts memory tokens.
+            cache: What earlier calls computed; ``x`` continues their sequence. Filled by the first call, which alone may prepend. Only
+                with ``causal``.
 
         Returns:
             (B, P + L, dim_out), or that and the dict.
         """
+        assert self.causal or (cache is None and prepend_mask is None)
+        start = cache.length if cache is not None else 0
         x = self.project_in(x.to(self._dtype()))
         if prepend_embeds is not None:
             x = torch.cat([prepend_embeds.to(x.dtype), x], dim=1)  # (B, P + L, D)
-        if self.num_memory_tokens:
+        num_memory = 0 if start else self.num_memory_tokens
+        if num_memory:
             x = torch.cat([self.memory_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)  # (B, M + P + L, D)
-        angles = self.rotary_pos_emb.forward_from_seq_len(x.shape[1]) if self.rotary_pos_emb is not None else None
+        end = start + x.shape[1]
+        angles = self.rotary_pos_emb.forward_from_seq_len(end, start) if self.rotary_pos_emb is not None else None
         if self.pos_emb is not None:
-            x = x + self.pos_emb(x)
+            x = x + self.pos_emb(x, start)
+        mask = self._mask(x, start, prepend_mask, num_memory, cache) if self.causal else None
         if global_cond is not None and self.global_cond_embedder is not None:
             global_cond = self.global_cond_embedder(global_cond)  # (B, 6 D)
         hidden_states: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            arguments = (x, context, global_cond, angles, self.sliding_window)
+            layer_cache = cache.layers[index] if cache is not None else None
+            arguments = (x, context, global_cond, angles, self.sliding_window, mask, context_mask, layer_cache, start)
             recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
             x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
             if return_info:
                 hidden_states.append(x)
             if exit_layer_ix is not None and index == exit_layer_ix:
-                x = x[:, self.num_memory_tokens :]
+                x = x[:, num_memory:]
                 return (x, {"hidden_states": hidden_states}) if return_info else x
-        x = self.project_out(x[:, self.num_memory_tokens :])
+        if cache is not None:
+            cache.length = end
+        x = self.project_out(x[:, num_memory:])
         return (x, {"hidden_states": hidden_states}) if return_info else x
+
+    def _mask(self, x: Tensor, start: int, prepend_mask: Tensor | None, num_memory: int, cache: TransformerCache | None) -> Tensor | None:
+        """What causal attention and its window cannot tell by themselves: padding, and where a continued sequence stands."""
+        key_mask = cache.key_mask if cache is not None else None
+        if prepend_mask is not None:
+            key_mask = F.pad(prepend_mask.bool(), (num_memory, 0), value=True)  # (B, M + P)
+            if cache is not None:
+                cache.key_mask = key_mask
+        length, end = x.shape[1], start + x.shape[1]
+        if key_mask is None and (start == 0 or (length == 1 and self.sliding_window is None)):
+            return None
+        left, right = self.sliding_window if self.sliding_window is not None else (-1, -1)
+        if key_mask is not None:
+            key_mask = F.pad(key_mask, (0, end - key_mask.shape[1]), value=True)  # (B, S)
+        return attention_mask(length, end, window=(left, right), key_mask=key_mask, device=x.device)
 
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype

@@ -23,6 +23,8 @@ class Pretransform(nn.Module):
 
     encoded_channels: int
     downsampling_ratio: int
+    num_quantizers: int  # codebooks, if it is discrete
+    codebook_size: int  # tokens per codebook
 
     def __init__(self, enable_grad: bool, io_channels: int, is_discrete: bool) -> None:
         super().__init__()
