@@ -19,7 +19,20 @@ CONDITIONERS = Registry(
     given=("output_dim", "pretransform"),
     configurable_given=("output_dim",),
 )
-BACKBONES = Registry("BACKBONES", family="diffusion backbone", homes=("models.diffusion",), given=("diffusion_objective",))
+BACKBONES = Registry(
+    "BACKBONES",
+    family="diffusion backbone",
+    homes=("models.diffusion",),
+    given=("diffusion_objective",),
+    configurable_given=("diffusion_objective",),
+)
+UNCOND_BACKBONES = Registry(
+    "UNCOND_BACKBONES",
+    family="unconditional backbone",
+    homes=("models.diffusion",),
+    given=("diffusion_objective",),
+    configurable_given=("diffusion_objective",),
+)
 LM_BACKBONES = Registry("LM_BACKBONES", family="language model backbone", homes=("models.lm",))
 PATTERNS = Registry("PATTERNS", family="codebook pattern", homes=("models.lm.patterns",), given=("num_quantizers",))
 
@@ -42,8 +55,8 @@ WRAPPERS = Registry("WRAPPERS", family="training wrapper", homes=("training",), 
 DEMOS = Registry("DEMOS", family="training demo", homes=("training.demos",), given=("config",))
 
 ALL = (
-    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, LM_BACKBONES, PATTERNS, OBJECTIVES, SHIFTS,
-    TIMESTEPS, SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
+    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, UNCOND_BACKBONES, LM_BACKBONES, PATTERNS, OBJECTIVES,
+    SHIFTS, TIMESTEPS, SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
 )  # fmt: skip
 
 
@@ -60,9 +73,9 @@ def family(name: str) -> Registry:
     from stable_audio_tools.registry import unknown_name
 
     wanted = name.lower().replace("-", " ").replace("_", " ")
-    symbols = {registry.symbol: registry.symbol.lower().replace("_", " ") for registry in ALL}
-    whole = [registry for registry in ALL if wanted in (registry.family, registry.family + "s", symbols[registry.symbol])]
-    partly = [registry for registry in ALL if wanted in (symbols[registry.symbol].removesuffix("s"), registry.family.split()[-1])]
+    symbols = {registry.symbol.lower().replace("_", " "): registry for registry in ALL}
+    whole = [registry for symbol, registry in symbols.items() if wanted in (registry.family, registry.family + "s", symbol)]
+    partly = [registry for symbol, registry in symbols.items() if wanted in (symbol.removesuffix("s"), registry.family.split()[-1])]
     for registry in [*whole, *partly]:  # "sampler" is a family, and a word of "timestep sampler"
         return registry
     raise ConfigError(unknown_name("family", name, [registry.family for registry in ALL]))

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_mistakes
-from stable_audio_tools.config.training import AutoencoderTraining, DiffusionCondTraining, LMTraining
+from stable_audio_tools.config.training import (
+    AutoencoderTraining,
+    DiffusionAutoencoderTraining,
+    DiffusionCondTraining,
+    DiffusionUncondTraining,
+    LMTraining,
+)
 from stable_audio_tools.families import OBJECTIVES, PATTERNS, SHIFTS
 from stable_audio_tools.registry import Mistake
 
@@ -54,9 +60,18 @@ class PretransformBlock(Component):
         """Channels of its output, if they can be told from the config."""
         return self._product(self.fact("width_key"))
 
+    def width_source(self) -> str:
+        """The keys that `width` follows from, for messages."""
+        octaves = self.fact("octaves_key")
+        return " * ".join([*_listed(self.fact("width_key")), *([f"2^{octaves}"] if octaves else [])])
+
     def _product(self, keys: str | Sequence[str] | None) -> int | None:
         get = self.config.get if self.fact("trunk") else self.value
-        values: list[Any] = [get(key) for key in ([keys] if isinstance(keys, str) else keys or ())]
+        values: list[Any] = [get(key) for key in _listed(keys)]
+        octaves_key = self.fact("octaves_key")
+        if octaves_key is not None:
+            octaves = get(octaves_key)
+            values.append(2**octaves if type(octaves) is int and 0 < octaves < 32 else None)
         return math.prod(values) if values and all(type(value) is int and value > 0 for value in values) else None
 
 
@@ -93,28 +108,7 @@ class AutoencoderModel(Strict):
                 yield Mistake(("downsampling_ratio",), f"is {self.downsampling_ratio}, but {text}", "conflict")
 
     def _width_conflicts(self) -> Iterator[Mistake]:
-        bottleneck = self.bottleneck
-        is_known = bottleneck is None or bottleneck.is_registered
-        factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
-        key = self.encoder.fact("width_key") or "latent_dim"
-        width = self.encoder.value(key) if is_known else None
-        if width is not None and width != factor * self.latent_dim:
-            why = (
-                f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale"
-                if bottleneck and factor == 2
-                else "latent_dim"
-            )
-            yield Mistake(("encoder", "config", key), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict")
-        added = (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
-        key = self.decoder.fact("width_key") or "latent_dim"
-        width = self.decoder.value(key) if is_known else None
-        if width is not None and width != self.latent_dim + added:
-            why = f"latent_dim + noise_augment_dim {added}" if added else "latent_dim"
-            yield Mistake(("decoder", "config", key), f"is {width}, but must be {self.latent_dim + added} ({why})", "conflict")
-        key = bottleneck.fact("width_key") if bottleneck else None
-        width = bottleneck.value(key) if bottleneck and key else None
-        if key and width is not None and width != self.latent_dim:
-            yield Mistake(("bottleneck", "config", key), f"is {width}, but must be {self.latent_dim} (latent_dim)", "conflict")
+        yield from _latent_conflicts(self.encoder, self.decoder, self.bottleneck, self.latent_dim)
         if self.pretransform is None:
             for block, name, key, wanted in (
                 (self.encoder, "encoder", "in_channels", self.in_channels or self.io_channels),
@@ -199,11 +193,20 @@ class DiffusionBlock(Component):
     distribution_shift_options: dict[str, Any] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
-        yield from part_mistakes(OBJECTIVES, self.diffusion_objective, ("diffusion_objective",), None, ())
+        yield from _objective_conflicts(self.diffusion_objective, self.config)
         if self.distribution_shift_options is not None:
             location = ("distribution_shift_options",)
             name, options = shift_of(self.distribution_shift_options)
             yield from part_mistakes(SHIFTS, name, (*location, "type"), options, location)
+
+
+def _objective_conflicts(objective: str, config: Mapping[str, Any]) -> Iterator[Mistake]:
+    yield from part_mistakes(OBJECTIVES, objective, ("diffusion_objective",), None, ())
+    inner = config.get("diffusion_objective", objective)
+    if inner != objective:
+        yield Mistake(
+            ("config", "diffusion_objective"), f"is {inner!r}, but diffusion_objective beside config is {objective!r}", "conflict"
+        )
 
 
 def shift_of(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -230,36 +233,133 @@ class DiffusionCondModel(Strict):
 
     def _cond_width_conflicts(self) -> Iterator[Mistake]:
         diffusion = self.diffusion
-        ids = {"cond_token_dim": diffusion.cross_attention_cond_ids, "prepend_cond_dim": diffusion.prepend_cond_ids}
+        key, _ = _first_value(diffusion, "cond_token_dim", "context_embedding_features") or ("cond_token_dim", None)
+        ids = {key: diffusion.cross_attention_cond_ids, "prepend_cond_dim": diffusion.prepend_cond_ids}
         yield from wrong_widths(self.conditioning, "diffusion", diffusion, ids)
         if self.conditioning is None:
             return
         widths = self.conditioning.widths()
-        wanted, ids = diffusion.value("global_cond_dim"), diffusion.global_cond_ids
+        ids = diffusion.global_cond_ids
+        key, wanted = _first_value(diffusion, "global_cond_dim", "context_features") or ("", None)
         if wanted is not None and ids and all(name in widths for name in ids) and sum(widths[name] for name in ids) != wanted:
             total = " + ".join(str(widths[name]) for name in ids)
             yield Mistake(
-                ("diffusion", "config", "global_cond_dim"),
+                ("diffusion", "config", key),
                 f"is {wanted}, but global_cond_ids {', '.join(ids)} have {total} channels",
                 "conflict",
             )
 
     def _channel_conflicts(self) -> Iterator[Mistake]:
-        width = self.pretransform.width() if self.pretransform else None
-        if self.pretransform is not None and width is not None and width != self.io_channels:
-            keys = self.pretransform.fact("width_key")
-            source = keys if isinstance(keys, str) else " * ".join(keys)
-            yield Mistake(
-                ("io_channels",), f"is {self.io_channels}, but the pretransform gives {width} channels (its {source})", "conflict"
-            )
-        channels = self.diffusion.value("io_channels")
-        if channels is not None and channels != self.io_channels:
-            yield Mistake(("diffusion", "config", "io_channels"), f"is {channels}, but model.io_channels is {self.io_channels}", "conflict")
+        yield from _denoised_conflicts(self.pretransform, self.diffusion, self.io_channels)
 
     def input_multiple(self) -> int | None:
         """Audio lengths that the model takes are multiples of this, in samples."""
-        ratio = 1 if self.pretransform is None else self.pretransform.ratio()
-        return ratio and ratio * (self.diffusion.value("patch_size") or 1)
+        return _product_of(_ratio_of(self.pretransform), _backbone_multiple(self.diffusion))
+
+
+def _denoised_conflicts(pretransform: PretransformBlock | None, diffusion: Component, io_channels: int) -> Iterator[Mistake]:
+    """Where pretransform and network do not work on ``io_channels`` channels."""
+    width = pretransform.width() if pretransform else None
+    if pretransform is not None and width is not None and width != io_channels:
+        yield Mistake(
+            ("io_channels",),
+            f"is {io_channels}, but the pretransform gives {width} channels (its {pretransform.width_source()})",
+            "conflict",
+        )
+    key, channels = _first_value(diffusion, "io_channels", "in_channels") or ("", None)
+    if channels is not None and channels != io_channels:
+        yield Mistake(("diffusion", "config", key), f"is {channels}, but model.io_channels is {io_channels}", "conflict")
+
+
+def _ratio_of(pretransform: PretransformBlock | None) -> int | None:
+    return 1 if pretransform is None else pretransform.ratio()
+
+
+def _product_of(*numbers: int | None) -> int | None:
+    """Their product; None if one is not known."""
+    product = 1
+    for number in numbers:
+        if number is None:
+            return None
+        product *= number
+    return product
+
+
+class DiffusionUncondModel(Component):
+    """``model`` of an unconditional diffusion model: its backbone, and what it works on."""
+
+    family: ClassVar[str] = "UNCOND_BACKBONES"
+    pretransform: PretransformBlock | None = None
+    diffusion_objective: str = "v"
+
+    @property
+    def io_channels(self) -> int | None:
+        """Channels of what is denoised, if they can be told."""
+        return self.value(self.fact("channels_key") or "")
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from _objective_conflicts(self.diffusion_objective, self.config)
+        width = self.pretransform.width() if self.pretransform else None
+        if self.pretransform is not None and None not in (width, self.io_channels) and width != self.io_channels:
+            source = self.pretransform.width_source()
+            message = f"is {self.io_channels}, but the pretransform gives {width} channels (its {source})"
+            yield Mistake(("config", self.fact("channels_key")), message, "conflict")
+
+    def input_multiple(self) -> int | None:
+        """Audio lengths that the model takes are multiples of this, in samples."""
+        return _product_of(_ratio_of(self.pretransform), _backbone_multiple(self))
+
+
+class DenoiserBlock(Component):
+    """The network that turns noise into audio in a diffusion autoencoder."""
+
+    family: ClassVar[str] = "BACKBONES"
+
+
+class DiffusionAutoencoderModel(Strict):
+    """``model`` of a diffusion autoencoder. ``io_channels`` and ``downsampling_ratio`` are counted behind the pretransform."""
+
+    encoder: EncoderBlock | None = None
+    decoder: DecoderBlock | None = None
+    bottleneck: BottleneckBlock | None = None
+    pretransform: PretransformBlock | None = None
+    diffusion: DenoiserBlock
+    latent_dim: PositiveInt
+    downsampling_ratio: PositiveInt
+    io_channels: PositiveInt
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from _latent_conflicts(self.encoder, self.decoder, self.bottleneck, self.latent_dim)
+        yield from _denoised_conflicts(self.pretransform, self.diffusion, self.io_channels)
+        keys, strides = _strides(self.encoder) if self.encoder else ([], [])
+        ratio = math.prod(strides)
+        if strides and ratio != self.downsampling_ratio:
+            text = f"is {self.downsampling_ratio}, but encoder.config.{' and '.join(keys)} {strides} multiply to {ratio}"
+            yield Mistake(("downsampling_ratio",), text, "conflict")
+        if self.encoder is None:
+            for name, wanted, why in (("latent_dim", self.io_channels, "io_channels"), ("downsampling_ratio", 1, "1")):
+                if getattr(self, name) != wanted:
+                    yield Mistake((name,), f"is {getattr(self, name)}, but must be {why} without an encoder", "conflict")
+        else:
+            channels = self.encoder.value("in_channels")
+            if channels is not None and channels != self.io_channels:
+                text = f"is {channels}, but the model has {self.io_channels} (io_channels)"
+                yield Mistake(("encoder", "config", "in_channels"), text, "conflict")
+        yield from self._concat_conflicts()
+
+    def _concat_conflicts(self) -> Iterator[Mistake]:
+        key = self.diffusion.fact("concat_key")
+        value: Any = self.diffusion.value(key or "")
+        wanted: Any = next(iter(cast("list[Any]", value)), 0) if isinstance(value, (list, tuple)) else value
+        given, source = self.latent_dim + _added_channels(self.bottleneck), "latent_dim"
+        if self.decoder is not None:
+            given, source = self.decoder.value("out_channels"), "decoder.config.out_channels"
+        if wanted is not None and given is not None and wanted != given:
+            yield Mistake(("diffusion", "config", key), f"is {value}, but {given} channels are concatenated ({source})", "conflict")
+
+    def input_multiple(self) -> int | None:
+        """Audio lengths that the model takes are multiples of this, in samples."""
+        return _product_of(_ratio_of(self.pretransform), self.downsampling_ratio, _backbone_multiple(self.diffusion))
 
 
 class ModelConfig(Strict):
@@ -371,13 +471,93 @@ class MusicgenConfig(ModelConfig):
     training: LMTraining | None = None
 
 
+class DiffusionUncondConfig(ModelConfig):
+    """An unconditional diffusion model."""
+
+    model_type: Literal["diffusion_uncond"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: DiffusionUncondModel
+    training: DiffusionUncondTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.input_multiple()
+
+
+class DiffusionAutoencoderConfig(ModelConfig):
+    """An autoencoder that decodes by diffusion."""
+
+    model_type: Literal["diffusion_autoencoder"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: DiffusionAutoencoderModel
+    training: DiffusionAutoencoderTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.input_multiple()
+
+
 MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {
     "autoencoder": AutoencoderConfig,
     "diffusion_cond": DiffusionCondConfig,
     "lm": LMConfig,
     "musicgen": MusicgenConfig,
+    "diffusion_uncond": DiffusionUncondConfig,
+    "diffusion_autoencoder": DiffusionAutoencoderConfig,
 }
 TRUNK_CONFIGS: Mapping[str, type[Strict]] = {"AutoencoderModel": AutoencoderModel}  # trunk objects that are the config of a part
+
+
+def _listed(keys: str | Sequence[str] | None) -> list[str]:
+    return [keys] if isinstance(keys, str) else list(keys or ())
+
+
+def _latent_conflicts(
+    encoder: EncoderBlock | None, decoder: DecoderBlock | None, bottleneck: BottleneckBlock | None, latent_dim: int
+) -> Iterator[Mistake]:
+    """Where the widths of encoder, bottleneck and decoder do not follow from ``latent_dim``."""
+    is_known = bottleneck is None or bottleneck.is_registered
+    factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
+    key = (encoder.fact("width_key") if encoder else None) or "latent_dim"
+    width = encoder.value(key) if is_known and encoder else None
+    if width is not None and width != factor * latent_dim:
+        why = (
+            f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale"
+            if bottleneck and factor == 2
+            else "latent_dim"
+        )
+        yield Mistake(("encoder", "config", key), f"is {width}, but must be {factor * latent_dim} ({why})", "conflict")
+    added = _added_channels(bottleneck)
+    key = (decoder.fact("width_key") if decoder else None) or "latent_dim"
+    width = decoder.value(key) if is_known and decoder else None
+    if width is not None and width != latent_dim + added:
+        why = f"latent_dim + noise_augment_dim {added}" if added else "latent_dim"
+        yield Mistake(("decoder", "config", key), f"is {width}, but must be {latent_dim + added} ({why})", "conflict")
+    key = bottleneck.fact("width_key") if bottleneck else None
+    width = bottleneck.value(key) if bottleneck and key else None
+    if key and width is not None and width != latent_dim:
+        yield Mistake(("bottleneck", "config", key), f"is {width}, but must be {latent_dim} (latent_dim)", "conflict")
+
+
+def _added_channels(bottleneck: BottleneckBlock | None) -> int:
+    """Channels that a bottleneck adds when decoding."""
+    return (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
+
+
+def _backbone_multiple(block: Component) -> int | None:
+    """Lengths that a backbone takes are multiples of this, if it can be told."""
+    if not block.is_registered:
+        return None
+    levels = block.value(block.fact("levels_key") or "")
+    multiple = 1
+    for key in block.fact("multiple_keys") or ():
+        value = block.value(key)
+        numbers = cast("list[Any]", value[: levels - 1] if levels else value) if isinstance(value, (list, tuple)) else [value]
+        if not all(type(number) is int and number > 0 for number in numbers):
+            return None
+        multiple *= math.prod(numbers)
+    return multiple
+
+
+def _first_value(block: Component, *keys: str) -> tuple[str, Any] | None:
+    """The first of several keys that a part has a value for, and the value."""
+    return next(((key, value) for key in keys if (value := block.value(key)) is not None), None)
 
 
 def _strides(block: Component) -> tuple[list[str], list[int]]:
@@ -394,6 +574,7 @@ def _strides(block: Component) -> tuple[list[str], list[int]]:
 
 __all__ = [
     "MODEL_CONFIGS", "TRUNK_CONFIGS", "AutoencoderConfig", "AutoencoderModel", "BottleneckBlock", "ConditionerBlock", "ConditioningModel",
-    "DecoderBlock", "DiffusionBlock", "DiffusionCondConfig", "DiffusionCondModel", "EncoderBlock", "LMBlock", "LMConfig",
-    "LMModel", "ModelConfig", "MusicgenConfig", "MusicgenModel", "PretransformBlock",
+    "DecoderBlock", "DenoiserBlock", "DiffusionAutoencoderConfig", "DiffusionAutoencoderModel", "DiffusionBlock", "DiffusionCondConfig",
+    "DiffusionCondModel", "DiffusionUncondConfig", "DiffusionUncondModel", "EncoderBlock", "LMBlock", "LMConfig", "LMModel", "ModelConfig",
+    "MusicgenConfig", "MusicgenModel", "PretransformBlock",
 ]  # fmt: skip

@@ -226,3 +226,33 @@ class LMTraining(Strict):
     def conflicts(self) -> Iterator[Mistake]:
         if self.optimizer_configs is None and self.learning_rate is None:
             yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
+
+
+# ---- other diffusion models -------------------------------------------------------------------------------------------------------
+
+
+class DiffusionDemo(Strict):
+    """What to generate while training, and how often."""
+
+    demo_every: PositiveInt = 2000
+    demo_steps: PositiveInt = 250
+    num_demos: PositiveInt = 8
+
+
+class DiffusionUncondTraining(Strict):
+    """``training`` of an unconditional diffusion model."""
+
+    learning_rate: float
+    pre_encoded: bool = False
+    demo: DiffusionDemo | None = None
+    demo_every: PositiveInt | None = None  # where configs had them before there was "demo"
+    demo_steps: PositiveInt | None = None
+    num_demos: PositiveInt | None = None
+
+
+class DiffusionAutoencoderTraining(Strict):
+    """``training`` of a diffusion autoencoder."""
+
+    learning_rate: float
+    use_reconstruction_loss: bool = False
+    demo: DiffusionDemo | None = None

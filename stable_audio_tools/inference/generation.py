@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from stable_audio_tools.audio import prepare_audio
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.inference.numerics import reference_numerics, seeded
+from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.sampling.run import sample
@@ -118,7 +119,79 @@ def generate_diffusion_cond(
         return model.pretransform.decode(latents.to(dtype_of(model.pretransform)))
 
 
-def encode_init_audio(model: ConditionedDiffusionModelWrapper, audio: tuple[int, Tensor], sample_size: int, device: torch.device) -> Tensor:
+@torch.no_grad()
+def generate_diffusion_uncond(
+    model: DiffusionModelWrapper,
+    steps: int = 250,
+    batch_size: int = 1,
+    sample_size: int = 2097152,
+    seed: int = -1,
+    device: torch.device | str | None = None,
+    init_audio: tuple[int, Tensor] | None = None,
+    init_noise_level: float = 1.0,
+    return_latents: bool = False,
+    **sampler_kwargs: Any,
+) -> Tensor:
+    """Generate audio from nothing but noise. Seeds and numerical settings are treated as by `generate_diffusion_cond`.
+
+    Args:
+        model: An unconditional diffusion model.
+        steps: Sampler steps.
+        batch_size: Number of clips B.
+        sample_size: Length of each clip, in audio samples; rounded down to the model's step.
+        seed: -1 draws one.
+        device: Where to run; None is where the model is.
+        init_audio: (sample rate, audio (C, T)) to vary.
+        init_noise_level: How much noise is mixed into it: ``sigma_max`` of the sampler.
+        return_latents: Do not decode.
+        **sampler_kwargs: ``sampler_type``, ``sigma_min``, ``sigma_max``, ``rho``, ``callback`` and ``disable_tqdm`` as for
+            `generate_diffusion_cond`; anything else goes to the backbone.
+
+    Returns:
+        Audio (B, C, T) of ``sample_size`` rounded down, neither normalised nor clipped; or latents (B, D, L).
+
+    Raises:
+        ConfigError: If a sampler option is wrong, or ``sample_size`` is too small.
+    """
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    num_samples = sample_size - sample_size % model.min_input_length
+    if num_samples < 1:
+        raise ConfigError(f"sample_size must be at least {model.min_input_length} samples for this model, got {sample_size}")
+    if seed == -1:
+        seed = int(np.random.randint(0, 2**32 - 1, dtype=np.uint32))
+        logger.info("seed %d", seed)
+
+    with reference_numerics(), seeded(seed):
+        noise = torch.randn([batch_size, model.io_channels, num_samples // model.downsampling_ratio], device=device)
+        init = None
+        if init_audio is not None:
+            init = encode_init_audio(model, init_audio, num_samples, device).repeat(batch_size, 1, 1)
+            sampler_kwargs["sigma_max"] = init_noise_level
+        dtype = dtype_of(model.model)
+        backbone_kwargs = {key: value for key, value in sampler_kwargs.items() if key not in SAMPLER_KEYS}
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return model.model(x, t, **backbone_kwargs)
+
+        with tqdm(total=steps, disable=sampler_kwargs.get("disable_tqdm") or None, leave=False, desc="sampling") as bar:
+            latents = sample(
+                predict,
+                noise.to(dtype),
+                objective=model.diffusion_objective,
+                steps=steps,
+                sampler=sampler_kwargs.get("sampler_type"),
+                init=init.to(dtype) if init is not None else None,
+                on_step=_reporter(sampler_kwargs.get("callback"), bar),
+                **{key: sampler_kwargs[key] for key in ("sigma_min", "sigma_max", "rho") if sampler_kwargs.get(key) is not None},
+            )
+        if model.pretransform is None or return_latents:
+            return latents
+        return model.pretransform.decode(latents.to(dtype_of(model.pretransform)))
+
+
+def encode_init_audio(
+    model: ConditionedDiffusionModelWrapper | DiffusionModelWrapper, audio: tuple[int, Tensor], sample_size: int, device: torch.device
+) -> Tensor:
     """Audio of any rate and channel count -> what the model denoises, (1, D, L).
 
     Args:

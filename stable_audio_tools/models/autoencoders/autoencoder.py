@@ -33,7 +33,7 @@ class AudioAutoencoder(nn.Module):
 
     Args:
         encoder: (B, C, T) -> (B, W, L); None passes audio through.
-        decoder: (B, D, L) -> (B, C, T)
+        decoder: (B, D, L) -> (B, C, T); None only in subclasses that decode otherwise.
         latent_dim: Channels D of the latents.
         downsampling_ratio: Audio samples per latent frame.
         sample_rate: In Hz.
@@ -48,7 +48,7 @@ class AudioAutoencoder(nn.Module):
     def __init__(
         self,
         encoder: nn.Module | None,
-        decoder: nn.Module,
+        decoder: nn.Module | None,
         latent_dim: int,
         downsampling_ratio: int,
         sample_rate: int,
@@ -66,7 +66,7 @@ class AudioAutoencoder(nn.Module):
         self.io_channels = io_channels
         self.in_channels = in_channels if in_channels is not None else io_channels
         self.out_channels = out_channels if out_channels is not None else io_channels
-        self.min_length = downsampling_ratio
+        self.min_length = self.samples_per_latent = downsampling_ratio
         self.encoder = encoder
         self.decoder = decoder
         self.bottleneck = bottleneck
@@ -128,7 +128,8 @@ class AudioAutoencoder(nn.Module):
         """
         if self.bottleneck is not None and not skip_bottleneck:
             latents = self.bottleneck.decode(latents)
-        audio = _per_item(lambda item: self.decoder(item, **kwargs), latents, iterate_batch)
+        assert self.decoder is not None
+        audio = _per_item(partial(self.decoder, **kwargs), latents, iterate_batch)
         if self.pretransform is not None:
             with nullcontext() if self.pretransform.enable_grad else torch.no_grad():
                 audio = _per_item(self.pretransform.decode, audio, iterate_batch)
@@ -214,7 +215,7 @@ class AudioAutoencoder(nn.Module):
             return self._through_bottleneck(
                 latents, skip, {key: for_bottleneck[key] for key in for_bottleneck if key not in ENCODE_OPTIONS}
             )
-        ratio = int(self.downsampling_ratio)
+        ratio = int(self.samples_per_latent)
         return map_chunks(
             audio,
             lambda chunk: self.encode(chunk, **kwargs),
@@ -237,7 +238,7 @@ class AudioAutoencoder(nn.Module):
         """
         if not chunked:
             return self.decode(latents, **kwargs)
-        ratio = int(self.downsampling_ratio)
+        ratio = int(self.samples_per_latent)
         return map_chunks(
             latents,
             lambda chunk: self.decode(chunk, **kwargs),

@@ -217,7 +217,7 @@ class DiffusionTransformer(nn.Module):
         return (hidden, info) if return_info else hidden
 
 
-@BACKBONES.register("dit")
+@BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim")
 class DiTWrapper(nn.Module):
     """A `DiffusionTransformer` that takes the condition names of `ConditionedDiffusionModelWrapper`.
 

@@ -168,9 +168,7 @@ class Attention(nn.Module):
             heads[name] = head.to(part.dtype)
         return heads
 
-    def _attend(
-        self, q_BHLE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor | None, band: tuple[int, int] | None = None
-    ) -> Tensor:
+    def _attend(self, q_BHLE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor | None, band: tuple[int, int] | None = None) -> Tensor:
         is_causal = self.causal and mask is None and q_BHLE.shape[-2] > 1
         if self.kv_heads != self.num_heads:
             repeats = self.num_heads // self.kv_heads
