@@ -1,10 +1,11 @@
 """Checkpoints: what a weights file is, whether it fits, and how to write one so that a crash cannot spoil it.
 
-Four kinds of file are told apart by their contents, not by their names:
+Five kinds of file are told apart by their contents, not by their names:
 
 * a **training checkpoint** (wrapped): Lightning's file with optimizer states, from which a run is resumed;
 * a **diffusion model** (unwrapped): ``model.*``, ``conditioner.*``, usually ``pretransform.*``;
 * an **autoencoder** (unwrapped): ``encoder.*``, ``decoder.*``;
+* a **language model** (unwrapped): ``lm.*``, ``pretransform.*``, usually ``conditioner.*``;
 * anything else.
 """
 
@@ -28,19 +29,21 @@ from torch import Tensor, nn
 from stable_audio_tools.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-Kind = Literal["wrapped", "diffusion", "autoencoder", "unknown"]
+Kind = Literal["wrapped", "diffusion", "autoencoder", "lm", "unknown"]
 StateDict = dict[str, Tensor]
 
 DESCRIPTIONS: Mapping[Kind, str] = {
     "wrapped": "a training checkpoint (wrapped, with optimizer states)",
     "diffusion": "a whole diffusion model (unwrapped)",
     "autoencoder": "an autoencoder (unwrapped)",
+    "lm": "a language model (unwrapped)",
     "unknown": "a state dict of some other model",
 }
 WANTED_BY: Mapping[Kind, str] = {
     "wrapped": "resume it with --ckpt-path of train.py, or make a model of it with unwrap_model.py",
     "diffusion": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "autoencoder": "--pretransform-ckpt-path takes it, or --pretrained-ckpt-path when training an autoencoder",
+    "lm": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "unknown": "",
 }
 
@@ -63,6 +66,7 @@ WRAPPED_LAYOUTS = (
     WrappedLayout("autoencoder.", "autoencoder_ema.ema_model.", ""),
     WrappedLayout("diffusion.", "diffusion_ema.ema_model.", "model."),
     WrappedLayout("diffae.", "diffae_ema.ema_model.", ""),
+    WrappedLayout("model.", "model_ema.ema_model.", ""),  # of a language model
 )
 
 
@@ -199,11 +203,15 @@ def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = Non
         return "wrapped"
     if any(key.startswith(layout.ema) for key in keys for layout in WRAPPED_LAYOUTS):
         return "wrapped"
+    if "lm" in tops:
+        return "lm"
+    if any(key.startswith("model.lm.") for key in keys):
+        return "wrapped"
     if {"encoder", "decoder"} <= tops:
         return "autoencoder"
     if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith("model.model.") for key in keys)):
         return "diffusion"
-    if any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS):
+    if any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS if layout.model != "model."):
         return "wrapped"
     return "unknown"
 

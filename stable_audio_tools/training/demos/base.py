@@ -86,14 +86,14 @@ class DemoCallback(pl.Callback):
         Returns:
             The WAV file.
         """
-        stem = self._folder / f"{name}_{step:08d}"
+        stem = f"{name}_{step:08d}"  # may contain a point: demo_cfg_2.5
         audio = audio.float().cpu()
-        path = stem.with_suffix(".wav")
+        path = self._folder / f"{stem}.wav"
         # Only what would clip is turned down: a normalised demo would hide wrong levels.
         save(
             path, peak_normalize(audio) if float(audio.abs().max()) > 1 else audio, sample_rate, metadata={"step": str(step), "name": name}
         )
-        picture = spectrogram_image(audio, sample_rate, stem.with_suffix(".png"), title=f"{name}, step {step}")
+        picture = spectrogram_image(audio, sample_rate, self._folder / f"{stem}.png", title=f"{name}, step {step}")
         self.sink.log_audio(name, path, audio, sample_rate, step)
         self.sink.log_image(f"{name}_melspec", picture, step)
         return path
