@@ -87,10 +87,14 @@ class DiscriminatorBlock(Component):
 
 
 class BottleneckWeights(Strict):
-    """Weight of the bottleneck's own loss term."""
+    """Weights of the bottleneck's own loss terms: those that it has, by name without ``_loss``. Unless given, its defaults hold."""
 
     kl: float | None = None
     mmd: float | None = None
+    quantizer: float | None = None
+    codebook: float | None = None
+    commitment: float | None = None
+    softnorm: float | None = None
 
 
 class BottleneckLoss(Strict):

@@ -143,9 +143,10 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
                 terms["l2_time_loss"] = losses.time.weights.l2 * decay * F.mse_loss(decoded.float(), reals.float())
         bottleneck = self.autoencoder.bottleneck
         configured = losses.bottleneck.weights.model_dump(exclude_none=True) if losses.bottleneck else {}
-        for name, default in (bottleneck.loss_weights if bottleneck is not None else {}).items():
-            if name in info:
-                terms[f"{name}_loss"] = configured.get(name, default) * info[name]
+        for key, default in (bottleneck.loss_weights if bottleneck is not None else {}).items():
+            if key in info:
+                name = key.rpartition("/")[2].removesuffix("_loss")  # "vq/codebook_loss" is "codebook" in configs, "codebook_loss" in logs
+                terms[f"{name}_loss"] = configured.get(name, default) * info[key]
         return terms
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
