@@ -115,7 +115,7 @@ KNOWN = "prompt, seconds_start, seconds_total"
         ({"conditioning.default_keys": {"secs": "prompt"}}, "conditioning.default_keys",
          f"'secs' is not an id in conditioning.configs: {KNOWN}"),
         ({"conditioning.pre_encoded_keys": ["prmpt"]}, "conditioning.pre_encoded_keys",
-         f"'prmpt' is not an id in conditioning.configs: {KNOWN}"),
+         f"'prmpt' is not an id in conditioning.configs ({KNOWN}), and nothing in diffusion uses it"),
         ({"diffusion.config.cond_token_dim": 12}, "diffusion.config.cond_token_dim",
          "is 12, but condition 'prompt' has 8 channels (cond_dim)"),
         ({"diffusion.config.prepend_cond_dim": 12, "diffusion.prepend_cond_ids": ["prompt"]}, "diffusion.config.prepend_cond_dim",

@@ -21,7 +21,7 @@ class MultiConditioner(nn.Module):
     Args:
         conditioners: Conditioner by id.
         default_keys: Id -> metadata key to use for items that lack the id.
-        pre_encoded_keys: Ids whose metadata already holds tensors; they are stacked and used as they are.
+        pre_encoded_keys: Ids whose metadata already holds tensors; they are stacked and used as they are, and need no conditioner.
     """
 
     def __init__(
@@ -61,6 +61,11 @@ class MultiConditioner(nn.Module):
                 output[name] = Condition(torch.stack(values).to(device), None)
             else:
                 output[name] = conditioner(values, device)
+        for name in self.pre_encoded_keys:
+            if name not in output:
+                output[name] = Condition(
+                    torch.stack([self._value(item, name, i) for i, item in enumerate(batch_metadata)]).to(device), None
+                )
         return output
 
     def _value(self, item: Mapping[str, Any], name: str, index: int) -> Any:
