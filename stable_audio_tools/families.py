@@ -23,7 +23,7 @@ BACKBONES = Registry(
     "BACKBONES",
     family="diffusion backbone",
     homes=("models.diffusion",),
-    given=("diffusion_objective",),
+    given=("diffusion_objective", "modular_local_cond_configs"),
     configurable_given=("diffusion_objective",),
 )
 UNCOND_BACKBONES = Registry(
