@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stable_audio_tools.config.check import parse_block
 from stable_audio_tools.config.model import ConditioningModel
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import CONDITIONERS
@@ -90,3 +91,10 @@ def build_multi_conditioner(config: ConditioningModel, pretransform: Pretransfor
         for block in config.configs
     }
     return MultiConditioner(conditioners, config.default_keys, config.pre_encoded_keys)
+
+
+def create_multi_conditioner_from_conditioning_config(
+    config: Mapping[str, Any], pretransform: Pretransform | None = None
+) -> MultiConditioner:
+    """Build all conditioners of a ``conditioning`` section, given as plain data; see `build_multi_conditioner`."""
+    return build_multi_conditioner(parse_block(ConditioningModel, config, name="conditioning"), pretransform)

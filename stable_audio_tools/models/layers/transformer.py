@@ -105,7 +105,9 @@ class TransformerBlock(nn.Module):
         if local_add_cond_dim:
             self.to_local_embed = _local_embedder(local_add_cond_dim, dim)
         if modular_local_cond_dims:
-            self.modular_local_embeds = nn.ModuleDict({name: _local_embedder(width, dim) for name, width in modular_local_cond_dims.items()})
+            self.modular_local_embeds = nn.ModuleDict(
+                {name: _local_embedder(width, dim) for name, width in modular_local_cond_dims.items()}
+            )
 
     def forward(
         self,
