@@ -170,6 +170,7 @@ class DiffusionOptimizers(Strict):
     """Optimizers by what they update."""
 
     diffusion: OptimizerConfig
+    discriminator: OptimizerConfig | None = None
 
 
 class DiffusionCondTraining(Strict):
@@ -187,8 +188,14 @@ class DiffusionCondTraining(Strict):
     timestep_sampler_options: dict[str, Any] = {}
     p_one_shot: Probability = 0.0
     demo: DiffusionCondDemo | None = None
+    clip_grad_norm: float = 0.0
+    arc: dict[str, Any] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
+        if self.arc is not None:  # released models say how they were made
+            yield Mistake(("arc",), "warning: adversarial post-training is not available; the model can be used only", "warning")
+        elif self.clip_grad_norm:
+            yield Mistake(("clip_grad_norm",), "warning: has an effect with 'arc' only", "warning")
         if self.optimizer_configs is None and self.learning_rate is None:
             yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
         options = ("timestep_sampler_options",)
