@@ -17,6 +17,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,7 +181,8 @@ def save(
         what = f"{samples.shape[1]} channels at {sample_rate} Hz as {file_format}/{subtype}"
         raise AudioError(f"{target}: cannot write {what}: {error}; check the folder, or choose another format") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # below something that is no folder, it cannot even be looked for
+            temporary.unlink(missing_ok=True)
 
 
 def _empty(path: str) -> AudioError:

@@ -16,12 +16,14 @@ def demo(
     classes: Annotated[
         str | None, typer.Option(help="Classes in your folder, by what captions contain: 'kick|bass drum,snare,hat|hi-hat|!open'.")
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.05, help="How long to train at most.")] = 5.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, help="How long to train at most; sounds, clips and measuring take another minute or two.")
+    ] = 5.0,
     max_steps: Annotated[int, typer.Option(min=1, help="How many steps to train at most.")] = 3000,
     clips_per_class: Annotated[int, typer.Option(min=2, help="Clips to generate for each class.")] = 8,
-    train_clips: Annotated[int, typer.Option(min=4, help="Synthesised clips per class to train on.")] = 100,
-    held_out_clips: Annotated[int, typer.Option(min=2, help="Synthesised clips per class to hold out.")] = 30,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    train_clips: Annotated[int | None, typer.Option(min=4, help="Synthesised clips per class to train on; by default 100.")] = None,
+    held_out_clips: Annotated[int | None, typer.Option(min=2, help="Synthesised clips per class to hold out; by default 30.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything that is drawn at random.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an earlier demo left in the output folder.")] = False,
 ) -> None:
     """Train a small text-to-audio model here and now, generate from prompts, measure the result, and write a page to listen to.
@@ -38,6 +40,8 @@ def demo(
         library.setLevel(logging.WARNING)  # the demo says what matters itself
     if audio_dir is None and (captions is not None or classes is not None):
         raise ConfigError("--captions and --classes describe a folder of your own: give --audio-dir too")
+    if audio_dir is not None and (train_clips is not None or held_out_clips is not None):
+        raise ConfigError("--train-clips and --held-out-clips say how many sounds to synthesise: leave them out with --audio-dir")
     settings = DemoSettings(
         output=output,
         audio_dir=audio_dir,
@@ -45,10 +49,19 @@ def demo(
         classes=classes,
         minutes=minutes,
         max_steps=max_steps,
-        num_train=train_clips,
-        num_held_out=held_out_clips,
+        num_train=train_clips if train_clips is not None else DemoSettings.num_train,
+        num_held_out=held_out_clips if held_out_clips is not None else DemoSettings.num_held_out,
         clips_per_class=clips_per_class,
         seed=seed,
     )
-    if run_demo(settings, say=print, fresh=fresh) is None:
+    try:
+        evaluation = run_demo(settings, say=_say, fresh=fresh)
+    except KeyboardInterrupt:
+        evaluation = None
+    if evaluation is None:
+        _say("stopped; type the same command to go on")
         raise typer.Exit(130)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # progress is for now, also when it goes to a file

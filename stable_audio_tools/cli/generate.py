@@ -11,24 +11,35 @@ import typer
 def generate(
     model_config: Annotated[Path, typer.Option(help="Model config (JSON).")],
     ckpt_path: Annotated[Path, typer.Option(help="Model weights: an unwrapped model or a training checkpoint.")],
-    prompt: Annotated[list[str], typer.Option(help="What to generate; give it again for more clips.", show_default=False)],
-    seconds: Annotated[float | None, typer.Option(min=0.01, help="Length; by default what the model was trained on.")] = None,
+    prompt: Annotated[list[str], typer.Option(help="What to generate; may be given several times.", show_default=False)],
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Length of each clip; by default what the model was trained on.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
     num_variations: Annotated[int, typer.Option("--num-variations", "-n", min=1, help="Clips per prompt.")] = 1,
-    cond: Annotated[list[str] | None, typer.Option(help="Another condition, as id=value.", show_default=False)] = None,
+    cond: Annotated[
+        list[str] | None, typer.Option(help="Another condition of the model, as id=value; may be given several times.", show_default=False)
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 100,
     cfg_scale: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 6.0,
     sampler: Annotated[str | None, typer.Option(help="See 'sat list samplers'; by default what suits the model.")] = None,
-    sigma_min: Annotated[float | None, typer.Option(help="Last noise level of exponential schedules.")] = None,
-    sigma_max: Annotated[float | None, typer.Option(help="First noise level.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same audio; -1 draws one.")] = -1,
-    init_audio: Annotated[Path | None, typer.Option(help="Audio file to vary.")] = None,
-    init_noise_level: Annotated[float, typer.Option(help="How much noise is mixed into it.")] = 1.0,
+    sigma_min: Annotated[float | None, typer.Option(help="Last noise level, for samplers of 'v' models (0.01).")] = None,
+    sigma_max: Annotated[
+        float | None, typer.Option(help="First noise level: 100 for samplers of 'v' models; a time from 0 to 1 for others (1).")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=-1, help="Of the first clip, others count up; the same seed gives the same audio; -1 draws one.")
+    ] = -1,
+    init_audio: Annotated[Path | None, typer.Option(help="Audio file to vary, instead of starting from noise.")] = None,
+    init_noise_level: Annotated[
+        float | None, typer.Option(help="Noise mixed into it, on the scale of --sigma-max: 0 is none. By default 1, or the time 0.7.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("outputs/generated"),
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
 ) -> None:
     """Generate audio. Each WAV file says in its metadata how it was made: prompt, seed, sampler, model."""
+    from stable_audio_tools.config.check import parse_model_config
+
+    parse_model_config(model_config)  # mistakes are told before anything heavy is imported
     from stable_audio_tools.inference.files import GenerationRequest, generate_files
 
     request = GenerationRequest(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from stable_audio_tools.cli import check, demo, generate, list_parts, schema, show, train, unwrap
 from stable_audio_tools.errors import StableAudioError
 
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 app = typer.Typer(
     name="sat",
     help="Train, fine-tune and run generative audio models.",
@@ -19,16 +22,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    context_settings=CONTEXT,
 )
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("generate")(generate.generate)
-app.command("unwrap")(unwrap.unwrap)
-app.command("check")(check.check)
-app.command("list")(list_parts.list_parts)
-app.command("show")(show.show)
-app.command("schema")(schema.schema)
+app.command("demo", short_help="Train a small model here and now, and listen to it.")(demo.demo)
+app.command("train", short_help="Train or fine-tune a model.")(train.train)
+app.command("generate", short_help="Make audio files from prompts.")(generate.generate)
+app.command("unwrap", short_help="Make a model of a training checkpoint.")(unwrap.unwrap)
+app.command("check", short_help="Find every mistake in config files.")(check.check)
+app.command("list", short_help="List the parts that configs can name.")(list_parts.list_parts)
+app.command("show", short_help="Show one part and what its config may say.")(show.show)
+app.command("schema", short_help="Print JSON Schema of configs, for editors.")(schema.schema)
+
+_UsageError: Any = typer.BadParameter.__base__  # click's; newer versions of Typer bring a copy of their own
 
 
 def _version(value: bool) -> None:
@@ -74,16 +79,42 @@ class _PlainFormatter(logging.Formatter):
 
 def run(application: typer.Typer) -> None:
     """Run a Typer application; a user's mistake becomes one message on stderr and exit status 1."""
+    command = typer.main.get_command(application)
     try:
-        application()
-    except StableAudioError as error:
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except _UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever reads our output has seen enough, as in `sat list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (StableAudioError, OSError) as error:
         if "--verbose" in sys.argv or "-v" in sys.argv:
             raise
-        print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        print(_message(error), file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def script_of(command: Callable[..., Any]) -> None:
+    """Run one command as a script of its own, such as ``train.py``."""
+    set_up_logging()
+    application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=CONTEXT)
+    application.command()(command)
+    run(application)
+
+
+def _message(error: Exception) -> str:
+    """One error in words. Several mistakes of a config have a line each, with their own positions."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"error: {error.filename}: {error.strerror}" if error.filename is not None else f"error: {error.strerror}"
+    return str(error) if "\n" in str(error) else f"error: {error}"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +40,8 @@ def read_defaults(path: Path, known: list[str]) -> dict[str, Any]:
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        reason = " ".join(str(error).split()).removesuffix(f" file: '{path}'")
+        raise ConfigError(f"{path}: is not an INI file: {reason}") from error
     values: dict[str, Any] = {}
     for section in (parser.default_section, *parser.sections()):
         for key, text in parser[section].items():
@@ -82,8 +84,8 @@ def train(
     ] = None,
     recover: Annotated[bool, typer.Option(help="Resume the newest checkpoint of this name, if there is one.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Items per device and step.")] = 4,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 6,
-    seed: Annotated[int, typer.Option(help="Of every random stream.")] = 42,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0 loads it in this one.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random stream.")] = 42,
     precision: Annotated[str, typer.Option(help="auto, 32, 16-mixed, bf16-mixed, ...", rich_help_panel=Machines)] = "auto",
     accelerator: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.", rich_help_panel=Machines)] = "auto",
     devices: Annotated[str, typer.Option(help="How many devices, which ('0,2'), or auto.", rich_help_panel=Machines)] = "auto",
@@ -92,10 +94,12 @@ def train(
     strategy: Annotated[str, typer.Option(help="auto, ddp, ...", rich_help_panel=Machines)] = "auto",
     accum_batches: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
     gradient_clip_val: Annotated[float, typer.Option(min=0, help="Largest gradient norm; 0 does not clip.")] = 0.0,
-    max_steps: Annotated[int, typer.Option(help="Optimizer steps; -1 trains until stopped.")] = -1,
+    max_steps: Annotated[int, typer.Option(min=-1, help="Optimizer steps; -1 trains until stopped.")] = -1,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=Saving)] = 10000,
-    save_top_k: Annotated[int, typer.Option(help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)] = -1,
-    val_every: Annotated[int, typer.Option(help="Steps between validations; -1: once per pass.", rich_help_panel=Saving)] = -1,
+    save_top_k: Annotated[
+        int, typer.Option(min=-1, help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)
+    ] = -1,
+    val_every: Annotated[int, typer.Option(min=-1, help="Steps between validations; -1: once per pass.", rich_help_panel=Saving)] = -1,
     save_dir: Annotated[Path, typer.Option(help="Where run folders go.", rich_help_panel=Saving)] = Path("runs"),
     logger: Annotated[
         LoggerChoice,
@@ -110,7 +114,12 @@ def train(
 
     The run's folder, below --save-dir, gets checkpoints, demos, and curves for TensorBoard. Ctrl-C or SIGTERM saves a checkpoint and stops.
     """
+    if num_gpus is not None and devices not in ("auto", str(num_gpus)):
+        raise ConfigError(f"--num-gpus {num_gpus} and --devices {devices} say different things; give one of them")
     from stable_audio_tools.cli.main import quiet_lightning
+    from stable_audio_tools.config.check import parse_model_config
+
+    parse_model_config(model_config, strict=True)  # mistakes are told before anything heavy is imported
     from stable_audio_tools.training.run import TrainOptions
     from stable_audio_tools.training.run import train as run
 
@@ -147,10 +156,11 @@ def train(
     if result.checkpoint is not None:
         print(f"last checkpoint: {result.checkpoint}")
     if result.stop_signal is not None:
-        print(f"stopped at step {result.step}; go on with --ckpt-path '{result.checkpoint}'")
+        print(f"stopped at step {result.step}; go on with --ckpt-path {shlex.quote(str(result.checkpoint))}")
         raise typer.Exit(128 + result.stop_signal)
     if result.checkpoint is not None:
-        print(f"make a model of it with: sat unwrap --model-config {model_config} --ckpt-path '{result.checkpoint}' --name my_model")
+        files = f"--model-config {shlex.quote(str(model_config))} --ckpt-path {shlex.quote(str(result.checkpoint))}"
+        print(f"make a model of it with: sat unwrap {files} --name my_model")
 
 
 def _devices(text: str) -> str | int:
@@ -161,13 +171,10 @@ def script() -> None:
     """Entry point of ``train.py``: `train` with the defaults of ``defaults.ini`` beside the script."""
     import sys
 
-    from stable_audio_tools.cli.main import run, set_up_logging
+    from stable_audio_tools.cli.main import script_of
 
-    set_up_logging()
-    application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    application.command()(train)
     if not any(argument.startswith("--config-file") for argument in sys.argv):
         beside = Path(sys.argv[0]).resolve().parent / "defaults.ini"
         if beside.is_file():
             sys.argv[1:1] = ["--config-file", str(beside)]
-    run(application)
+    script_of(train)

@@ -11,15 +11,22 @@ import typer
 def unwrap(
     model_config: Annotated[Path, typer.Option(help="Model config (JSON) the checkpoint was trained with.")],
     ckpt_path: Annotated[Path, typer.Option(help="Training checkpoint.")],
-    name: Annotated[str, typer.Option(help="Name of the new file, without suffix.")] = "exported_model",
+    name: Annotated[str, typer.Option(help="The new file: a name or path, without suffix.")] = "exported_model",
     use_safetensors: Annotated[bool, typer.Option("--use-safetensors", help="Write .safetensors instead of .ckpt.")] = False,
     online: Annotated[bool, typer.Option("--online", help="Take the weights themselves, not their moving average.")] = False,
 ) -> None:
     """Write the model inside a training checkpoint to a file of its own, with averaged weights where there are some."""
+    from stable_audio_tools.config.check import parse_model_config
+
+    parse_model_config(model_config)  # mistakes are told before anything heavy is imported
     from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, save_model_weights, unwrap_state_dict
-    from stable_audio_tools.errors import CheckpointError
+    from stable_audio_tools.errors import CheckpointError, ConfigError
     from stable_audio_tools.models import create_model_from_config_path
 
+    suffix = ".safetensors" if use_safetensors else ".ckpt"
+    target = Path(f"{name.removesuffix(suffix)}{suffix}")
+    if target.name == suffix or target.is_dir():
+        raise ConfigError(f"--name {name!r}: name the new file, for example --name my_model")
     checkpoint = read_checkpoint(ckpt_path)
     if checkpoint.kind != "wrapped":
         raise CheckpointError(f"{ckpt_path}: is {checkpoint.description} already: there is nothing to unwrap")
@@ -27,15 +34,12 @@ def unwrap(
     report = copy_state_dict(model, unwrap_state_dict(checkpoint.state_dict, use_ema=not online, path=str(ckpt_path)))
     if not report.is_complete:
         raise CheckpointError(f"{ckpt_path}: does not fit the model in {model_config}: {report}; was it trained with this config?")
-    path = save_model_weights(model.state_dict(), Path(f"{name}{'.safetensors' if use_safetensors else '.ckpt'}"))
-    print(f"{path}: {report}")
+    save_model_weights(model.state_dict(), target)
+    print(f"{target}: {report}")
 
 
 def script() -> None:
     """Entry point of ``unwrap_model.py``."""
-    from stable_audio_tools.cli.main import run, set_up_logging
+    from stable_audio_tools.cli.main import script_of
 
-    set_up_logging()
-    application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    application.command()(unwrap)
-    run(application)
+    script_of(unwrap)

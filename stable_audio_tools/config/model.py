@@ -10,6 +10,7 @@ from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_
 from stable_audio_tools.config.training import (
     AutoencoderTraining,
     DiffusionAutoencoderTraining,
+    DiffusionCondInpaintTraining,
     DiffusionCondTraining,
     DiffusionUncondTraining,
     LMTraining,
@@ -190,8 +191,24 @@ def wrong_widths(
                 break
 
 
+class ModularLocalCond(Strict):
+    """A local condition that may be absent."""
+
+    id: str
+    dim: PositiveInt
+
+
+SAMPLING_VERSIONS = ("0.0.19", "0.0.20")
+NEW_NETWORK_KEYS = ("local_add_cond_dim", "timestep_features_type", "timestep_features_dim", "timestep_features_logsnr", "norm_type")
+
+
 class DiffusionBlock(Component):
-    """The denoising network, and how conditions reach it."""
+    """The denoising network, and how conditions reach it.
+
+    ``sampling_version`` says whose numbers generation has where the versions of the reference differ: guidance (0.0.20 projects it), the
+    grid of flow samplers, and masks of negative conditions. Without it, it is 0.0.20 for configs that say something only that version
+    knows, and 0.0.19 for all others.
+    """
 
     family: ClassVar[str] = "BACKBONES"
     diffusion_objective: str = "v"
@@ -199,14 +216,39 @@ class DiffusionBlock(Component):
     global_cond_ids: list[str] = []
     input_concat_ids: list[str] = []
     prepend_cond_ids: list[str] = []
+    local_add_cond_ids: list[str] = []
+    modular_local_cond_configs: list[ModularLocalCond] = []
     distribution_shift_options: dict[str, Any] | None = None
+    sampling_distribution_shift_options: dict[str, Any] | None = None
+    mask_padding_attention: bool = False
+    use_effective_length_for_schedule: bool = False
+    sampling_version: Literal["0.0.19", "0.0.20"] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from _objective_conflicts(self.diffusion_objective, self.config)
-        if self.distribution_shift_options is not None:
-            location = ("distribution_shift_options",)
-            name, options = shift_of(self.distribution_shift_options)
-            yield from part_mistakes(SHIFTS, name, (*location, "type"), options, location)
+        for key in ("distribution_shift_options", "sampling_distribution_shift_options"):
+            given = getattr(self, key)
+            if given is not None:
+                name, options = shift_of(given)
+                yield from part_mistakes(SHIFTS, name, (key, "type"), options, (key,))
+
+    def ids(self) -> dict[str, list[str]]:
+        """Conditions by the key that lists them."""
+        keys = ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids", "local_add_cond_ids")
+        return {key: getattr(self, key) for key in keys}
+
+    def version(self) -> str:
+        """`sampling_version`, or what follows from the other keys."""
+        if self.sampling_version is not None:
+            return self.sampling_version
+        attention = self.config.get("attn_kwargs")
+        is_new = (
+            self.local_add_cond_ids or self.modular_local_cond_configs or self.sampling_distribution_shift_options is not None
+            or self.mask_padding_attention or self.use_effective_length_for_schedule or "type" in (self.distribution_shift_options or {})
+            or any(key in self.config for key in NEW_NETWORK_KEYS)
+            or (isinstance(attention, Mapping) and cast("Mapping[str, Any]", attention).get("qk_norm") == "rms")
+        )  # fmt: skip
+        return SAMPLING_VERSIONS[bool(is_new)]
 
 
 def _objective_conflicts(objective: str, config: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -237,8 +279,7 @@ class DiffusionCondModel(Strict):
         yield from self._channel_conflicts()
 
     def _id_conflicts(self) -> Iterator[Mistake]:
-        keys = ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids")
-        yield from unknown_ids(self.conditioning, "diffusion", {key: getattr(self.diffusion, key) for key in keys})
+        yield from unknown_ids(self.conditioning, "diffusion", self.diffusion.ids())
 
     def _cond_width_conflicts(self) -> Iterator[Mistake]:
         diffusion = self.diffusion
@@ -480,6 +521,35 @@ class MusicgenConfig(ModelConfig):
     training: LMTraining | None = None
 
 
+class DiffusionCondInpaintModel(DiffusionCondModel):
+    """``model`` of an inpainting model: it sees what to keep, as conditions ``inpaint_mask`` and ``inpaint_masked_input``."""
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
+        yield from self._inpaint_conflicts()
+
+    def _inpaint_conflicts(self) -> Iterator[Mistake]:
+        diffusion = self.diffusion
+        widths: dict[str, int] = {"inpaint_mask": 1, "inpaint_masked_input": self.io_channels}
+        for ids, key in ((diffusion.input_concat_ids, "input_concat_dim"), (diffusion.local_add_cond_ids, "local_add_cond_dim")):
+            given: Any = diffusion.value(key)
+            if ids and type(given) is int and all(name in widths for name in ids) and given != sum(widths[name] for name in ids):
+                total = " + ".join(str(widths[name]) for name in ids)
+                yield Mistake(("diffusion", "config", key), f"is {given}, but {', '.join(ids)} have {total} channels", "conflict")
+        missing = [name for name in INJECTED_IDS if name not in [*diffusion.input_concat_ids, *diffusion.local_add_cond_ids]]
+        if missing:
+            text = f"warning: {' and '.join(missing)} are in neither input_concat_ids nor local_add_cond_ids: the model cannot see them"
+            yield Mistake(("diffusion",), text, "warning")
+
+
+class DiffusionCondInpaintConfig(DiffusionCondConfig):
+    """A conditional diffusion model that fills gaps."""
+
+    model_type: Literal["diffusion_cond_inpaint"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: DiffusionCondInpaintModel  # pyright: ignore[reportIncompatibleVariableOverride]
+    training: DiffusionCondInpaintTraining | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
 class DiffusionUncondConfig(ModelConfig):
     """An unconditional diffusion model."""
 
@@ -505,6 +575,7 @@ class DiffusionAutoencoderConfig(ModelConfig):
 MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {
     "autoencoder": AutoencoderConfig,
     "diffusion_cond": DiffusionCondConfig,
+    "diffusion_cond_inpaint": DiffusionCondInpaintConfig,
     "lm": LMConfig,
     "musicgen": MusicgenConfig,
     "diffusion_uncond": DiffusionUncondConfig,
@@ -584,6 +655,7 @@ def _strides(block: Component) -> tuple[list[str], list[int]]:
 __all__ = [
     "MODEL_CONFIGS", "TRUNK_CONFIGS", "AutoencoderConfig", "AutoencoderModel", "BottleneckBlock", "ConditionerBlock", "ConditioningModel",
     "DecoderBlock", "DenoiserBlock", "DiffusionAutoencoderConfig", "DiffusionAutoencoderModel", "DiffusionBlock", "DiffusionCondConfig",
-    "DiffusionCondModel", "DiffusionUncondConfig", "DiffusionUncondModel", "EncoderBlock", "LMBlock", "LMConfig", "LMModel", "ModelConfig",
-    "MusicgenConfig", "MusicgenModel", "PretransformBlock",
+    "DiffusionCondInpaintConfig", "DiffusionCondInpaintModel", "DiffusionCondModel", "DiffusionUncondConfig", "DiffusionUncondModel",
+    "EncoderBlock", "LMBlock", "LMConfig", "LMModel", "ModelConfig", "ModularLocalCond", "MusicgenConfig", "MusicgenModel",
+    "PretransformBlock",
 ]  # fmt: skip

@@ -77,8 +77,12 @@ def read_source(config: str | Path | Mapping[str, Any], *, name: str = "config")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: is a folder, not a JSON file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}; is it a JSON file, in UTF-8?") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error.strerror}") from error
     data, positions = parse_json(text, name=str(path))
     return Source(data, str(path), positions, path.resolve().parent)
 

@@ -173,6 +173,32 @@ class DiffusionOptimizers(Strict):
     discriminator: OptimizerConfig | None = None
 
 
+class InpaintMasks(Strict):
+    """Which parts of training items an inpainting model does not see; the options of ``sampling.inpainting.random_inpaint_mask``."""
+
+    mask_type_probabilities: list[Probability] = [0.1, 0.8, 0.1]
+    max_mask_segments: PositiveInt = 10
+    max_spans: PositiveInt = 4
+    mask_ratio_range: list[Probability] = [0.2, 1.0]
+    span_count_weights: list[float] = [4.0, 2.0, 1.0, 1.0]
+
+    def conflicts(self) -> Iterator[Mistake]:
+        shares = self.mask_type_probabilities
+        if len(shares) not in (3, 4) or abs(sum(shares) - 1) > 1e-6:
+            text = f"needs 3 or 4 numbers with sum 1 (random segments, everything, causal, random spans), got {shares}"
+            yield Mistake(("mask_type_probabilities",), text)
+        if len(self.mask_ratio_range) != 2 or self.mask_ratio_range[0] > self.mask_ratio_range[1]:
+            yield Mistake(("mask_ratio_range",), f"needs two numbers, the smaller one first, got {self.mask_ratio_range}")
+        if len(self.span_count_weights) < self.max_spans:
+            yield Mistake(("span_count_weights",), f"needs {self.max_spans} numbers (max_spans), got {len(self.span_count_weights)}")
+
+
+class Inpainting(Strict):
+    """How inpainting is trained."""
+
+    mask_kwargs: InpaintMasks = InpaintMasks()
+
+
 class DiffusionCondTraining(Strict):
     """``training`` of a conditional diffusion model."""
 
@@ -187,6 +213,7 @@ class DiffusionCondTraining(Strict):
     timestep_sampler: str = "uniform"
     timestep_sampler_options: dict[str, Any] = {}
     p_one_shot: Probability = 0.0
+    inpainting: Inpainting | None = None
     demo: DiffusionCondDemo | None = None
     clip_grad_norm: float = 0.0
     arc: dict[str, Any] | None = None
@@ -200,6 +227,22 @@ class DiffusionCondTraining(Strict):
             yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
         options = ("timestep_sampler_options",)
         yield from part_mistakes(TIMESTEPS, self.timestep_sampler, ("timestep_sampler",), self.timestep_sampler_options, options)
+
+
+class DiffusionCondInpaintDemo(DiffusionCondDemo):
+    """What to fill in while training, and how often. Items and conditions come from the data."""
+
+    num_demos: PositiveInt = 8
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from ()
+
+
+class DiffusionCondInpaintTraining(DiffusionCondTraining):
+    """``training`` of an inpainting model."""
+
+    inpainting: Inpainting | None = Inpainting()
+    demo: DiffusionCondInpaintDemo | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 # ---- language models --------------------------------------------------------------------------------------------------------------

@@ -88,8 +88,10 @@ def read_captions(table: Path, key: str = "prompt") -> dict[str, dict[str, Any]]
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text: {error.strerror}") from error
 
 
 class MetadataModule:

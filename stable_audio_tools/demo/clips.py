@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio import load, save, to_mono
+from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.data.metadata import read_captions
 from stable_audio_tools.demo.captions import caption, test_prompt
 from stable_audio_tools.demo.classes import select_classes, split
@@ -69,8 +70,8 @@ class ClipSet:
 
     def write(self, path: Path) -> None:
         """Write everything but the audio as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def read_clip_set(path: Path) -> ClipSet:
@@ -102,18 +103,23 @@ def synthesised(folder: Path, *, num_train: int, num_held_out: int, seed: int) -
     return ClipSet(tuple(clips), f"{len(clips)} sounds of {len(CLASSES)} classes, synthesised by this program", prompts)
 
 
-def chosen(audio_dir: Path, captions: Path, spec: str, *, seed: int) -> ClipSet:
+def chosen(audio_dir: Path, captions: Path | None, spec: str, *, seed: int) -> ClipSet:
     """Choose files of a real folder by their captions.
 
     Args:
         audio_dir: The folder.
-        captions: CSV table ``path,caption``.
+        captions: CSV table ``path,caption``; None is ``captions.csv`` in the folder.
         spec: Classes, see `classes.parse_classes`.
         seed: Of the split into training and held-out files.
 
     Raises:
-        ConfigError: If a class has too few files.
+        ConfigError: If there is no such folder or table, or a class has too few files.
     """
+    if not audio_dir.is_dir():
+        raise ConfigError(f"{audio_dir}: {'is a file, not a folder' if audio_dir.exists() else 'no such folder'}")
+    captions = captions or audio_dir / "captions.csv"
+    if not captions.is_file():
+        raise ConfigError(f"{captions}: no such file; --captions names a CSV table with the columns path and caption")
     rows = read_captions(captions)
     paths = [path for path in rows if (audio_dir / path).is_file()]
     if not paths:
@@ -157,7 +163,7 @@ def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_sam
         The clips that could be decoded, and their samples (N, 1, T).
 
     Raises:
-        AudioError: If none could be decoded.
+        AudioError: If none of a class could be decoded.
     """
     good: list[Clip] = []
     samples: list[Tensor] = []
@@ -180,4 +186,7 @@ def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_sam
         raise AudioError(f"none of {len(clips)} clips can be used: {reasons[0] if reasons else 'there are none'}")
     if reasons:
         logger.warning("skipped %d of %d clips", len(reasons), len(clips))
+    lost = {clip.name for clip in clips} - {clip.name for clip in good}
+    if lost:
+        raise AudioError(f"no clip of {', '.join(map(repr, sorted(lost)))} can be used; the first that failed: {reasons[0]}")
     return good, torch.stack(samples)

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from stable_audio_tools.audio import load, save
 from stable_audio_tools.audio.plot import curves_image, spectrogram_image
-from stable_audio_tools.checkpoint import load_model_weights, save_model_weights
+from stable_audio_tools.checkpoint import atomic_path, load_model_weights, save_model_weights
 from stable_audio_tools.demo.clips import ClipSet, chosen, load_clips, read_clip_set, synthesised
 from stable_audio_tools.demo.evaluate import Evaluation, LabelledAudio, evaluate
 from stable_audio_tools.demo.latents import encode_clips
@@ -40,6 +41,7 @@ from stable_audio_tools.training.checkpointing import find_checkpoints
 from stable_audio_tools.training.run import TrainOptions, train
 
 logger = logging.getLogger(__name__)
+MARKER = "settings.json"
 SAMPLER_STEPS, CFG_SCALE, FIRST_SEED = 40, 3.0, 1000
 MAX_RECONSTRUCTED = 10  # held-out clips per class that are encoded and decoded
 
@@ -96,13 +98,17 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
     """
     started = time.perf_counter()
     output = settings.output
-    _prepare(output, settings, fresh)
+    _refuse_folder(output, settings, fresh)
+    clips = _known_clips(settings, fresh)
+    _make_folder(output, settings, fresh)
     use_half = has_fast_bfloat16()
     for line in plan(settings, use_half):
         say(line)
 
     say("\n1. sounds")
-    clips = _clips(settings)
+    if clips is None:
+        sounds = output / "sounds"
+        clips = synthesised(sounds, num_train=settings.num_train, num_held_out=settings.num_held_out, seed=settings.seed)
     clips.write(output / "clips.json")
     say(f"   {clips.source}")
     train_clips, train_audio = load_clips(clips.select(held_out=False))
@@ -125,7 +131,6 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
     if not (output / "model.safetensors").exists():
         checkpoint = _train(settings, config, len(train_clips), use_half, say)
         if checkpoint is None:
-            say("   stopped; type the same command to go on")
             return None
         model = _load(config, checkpoint)
         save_model_weights(model.state_dict(), output / "model.safetensors", metadata={"made_by": "sat demo"})
@@ -154,7 +159,8 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
 
 def plan(settings: DemoSettings, use_half: bool) -> list[str]:
     """What the demo is going to do, and how long it takes."""
-    what = "12 and more kinds of sound that it synthesises itself" if settings.audio_dir is None else f"your sounds in {settings.audio_dir}"
+    synthesised_here = f"{len(CLASSES)} kinds of sound that it synthesises itself"
+    what = synthesised_here if settings.audio_dir is None else f"your sounds in {settings.audio_dir}"
     precision = "bfloat16, which this processor computes quickly" if use_half else "float32"
     return [
         f"This trains a small text-to-audio model on {what}, generates from prompts it has not seen, and measures the result.",
@@ -168,6 +174,7 @@ def summary(evaluation: Evaluation, page: Path, output: Path, seconds: float) ->
     """What came out, and what to type next."""
     by_class = ", ".join(f"{name} {share:.0%}" for name, share in evaluation.agreement_by_class.items())
     prompt = f"a short {evaluation.classes[0]}"
+    config, weights = (shlex.quote(str(output / name)) for name in ("model_config.json", "model.safetensors"))
     return [
         "",
         f"Agreement of generated clips with their prompts: {evaluation.agreement:.0%} (chance {evaluation.chance:.0%}; the classifier is "
@@ -176,7 +183,7 @@ def summary(evaluation: Evaluation, page: Path, output: Path, seconds: float) ->
         f"Done in {seconds / 60:.1f} minutes. Listen: open {page}",
         "",
         "Next:",
-        f"  sat generate --model-config {output}/model_config.json --ckpt-path {output}/model.safetensors --prompt '{prompt}' -n 4",
+        f"  sat generate --model-config {config} --ckpt-path {weights} --prompt {shlex.quote(prompt)} -n 4",
         "  sat demo --audio-dir YOUR_FOLDER --captions YOUR_CAPTIONS.csv --classes 'kick|bass drum,snare,piano'",
         "  sat train --help",
     ]
@@ -204,29 +211,43 @@ def has_fast_bfloat16() -> bool:
 # ---- stages -----------------------------------------------------------------------------------------------------------------------
 
 
-def _prepare(output: Path, settings: DemoSettings, fresh: bool) -> None:
-    marker = output / "settings.json"
-    if fresh and marker.is_file():
-        shutil.rmtree(output)
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["fingerprint"] != settings.fingerprint():
-        raise ConfigError(f"{output}: holds a demo with other settings; throw it away with --fresh, or choose another folder with --output")
-    if not marker.is_file() and output.is_dir() and any(output.iterdir()):
+def _refuse_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
+    """Leave alone what is not this demo's."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output}: is a file; name a folder with --output")
+    found = _fingerprint(output)
+    if found is None and output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output}: is not empty and holds no demo; choose another folder with --output")
-    output.mkdir(parents=True, exist_ok=True)
+    if found is not None and found != settings.fingerprint() and not fresh:
+        raise ConfigError(f"{output}: holds a demo with other settings; throw it away with --fresh, or choose another folder with --output")
+
+
+def _make_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
+    if fresh and _fingerprint(output) is not None:
+        shutil.rmtree(output)
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
-    marker.write_text(json.dumps({**shown, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(output / MARKER) as path:
+        path.write_text(json.dumps({**shown, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8")
 
 
-def _clips(settings: DemoSettings) -> ClipSet:
+def _fingerprint(output: Path) -> str | None:
+    """Of the settings of the demo in a folder; None if there is no demo in it. Other programs have a settings.json, too."""
+    try:
+        return json.loads((output / MARKER).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _known_clips(settings: DemoSettings, fresh: bool) -> ClipSet | None:
+    """The clips of an earlier run, or of a real folder; None if they are still to be synthesised. Writes nothing."""
     done = settings.output / "clips.json"
-    if done.exists():
+    if done.exists() and not fresh:
         return read_clip_set(done)
     if settings.audio_dir is None:
-        return synthesised(settings.output / "sounds", num_train=settings.num_train, num_held_out=settings.num_held_out, seed=settings.seed)
+        return None
     if settings.classes is None:
         raise ConfigError("a real folder needs --classes: what captions contain, as in 'kick|bass drum,snare,piano'")
-    captions = settings.captions or settings.audio_dir / "captions.csv"
-    return chosen(settings.audio_dir, captions, settings.classes, seed=settings.seed)
+    return chosen(settings.audio_dir, settings.captions, settings.classes, seed=settings.seed)
 
 
 def _train(settings: DemoSettings, config: dict[str, Any], num_clips: int, use_half: bool, say: Callable[[str], None]) -> Path | None:
@@ -315,9 +336,9 @@ class _Generated:
 
 def _generate(settings: DemoSettings, model: ConditionedDiffusionModelWrapper, clips: ClipSet, use_half: bool) -> list[_Generated]:
     generated: list[_Generated] = []
-    for name in clips.classes:
+    for name, stem in _file_names(clips.classes).items():
         prompts = [clips.prompts[name][index % len(clips.prompts[name])] for index in range(settings.clips_per_class)]
-        paths = [settings.output / "generated" / slug(name) / f"{slug(name)}_{index}.wav" for index in range(len(prompts))]
+        paths = [settings.output / "generated" / stem / f"{stem}_{index}.wav" for index in range(len(prompts))]
         if not all(path.exists() for path in paths):
             with torch.autocast("cpu", torch.bfloat16) if use_half else nullcontext():
                 audio = generate_diffusion_cond(
@@ -341,6 +362,15 @@ def _generate(settings: DemoSettings, model: ConditionedDiffusionModelWrapper, c
     return generated
 
 
+def _file_names(names: Sequence[str]) -> dict[str, str]:
+    """A file name for each class. Names of which nothing is left, or the same, get a number."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        stem = slug(name)
+        found[name] = stem if stem not in found.values() else f"{stem}-{len(found)}"
+    return found
+
+
 @torch.no_grad()
 def _reconstruct(model: ConditionedDiffusionModelWrapper, names: Sequence[str], audio: Tensor) -> tuple[Tensor, list[str]]:
     """Some held-out clips of every class, encoded and decoded: (N, T) and their classes."""
@@ -353,11 +383,12 @@ def _reconstruct(model: ConditionedDiffusionModelWrapper, names: Sequence[str], 
 def _training_examples(output: Path, clips: Sequence[Any], audio: Tensor) -> dict[str, list[tuple[Path, str]]]:
     """A few training clips of every class, as files beside the page: class -> (file, caption)."""
     examples: dict[str, list[tuple[Path, str]]] = {}
+    stems = _file_names([clip.name for clip in clips])
     for clip, samples in zip(clips, audio, strict=True):
         known = examples.setdefault(clip.name, [])
         if len(known) < 3:
-            path = output / "examples" / f"{slug(clip.name)}_{len(known)}.wav"
-            if not path.exists():
+            path = output / "examples" / f"{stems[clip.name]}_{len(known)}.wav"
+            if not path.with_suffix(".png").exists():
                 save(path, samples, SAMPLE_RATE)
                 spectrogram_image(samples, SAMPLE_RATE, path.with_suffix(".png"), size_inches=(3.2, 2.2))
             known.append((path, clip.captions[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.inference.generation import generate_diffusion_cond
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config_path
-from stable_audio_tools.sampling.run import default_sampler
+from stable_audio_tools.sampling.run import default_sampler, sampler_facts
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -47,7 +48,8 @@ class GenerationRequest:
         sigma_max: First noise level.
         seed: Of the first clip; the next ones count up. -1 draws one.
         init_audio: Audio file to vary.
-        init_noise_level: How much noise is mixed into it.
+        init_noise_level: How much noise is mixed into it: a noise level, or a time from 0 to 1 for samplers that go through times. None is
+            1 and 0.7.
         output: Folder.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         precision: Name of a data type.
@@ -67,7 +69,7 @@ class GenerationRequest:
     sigma_max: float | None = None
     seed: int = -1
     init_audio: Path | None = None
-    init_noise_level: float = 1.0
+    init_noise_level: float | None = None
     output: Path = Path("outputs/generated")
     device: str = "auto"
     precision: str = "float32"
@@ -86,12 +88,15 @@ def generate_files(request: GenerationRequest) -> Iterator[Path]:
     config = parse_model_config(request.model_config)
     if not isinstance(config, DiffusionCondConfig):
         raise ConfigError(f"{request.model_config}: cannot generate from prompts with model_type {config.model_type!r}")
-    if request.precision not in DTYPES:
-        raise ConfigError(f"--precision {request.precision!r}: one of {', '.join(DTYPES)}")
+    sampler = request.sampler or default_sampler(config.model.diffusion.diffusion_objective)
+    in_time = sampler_facts(sampler, config.model.diffusion.diffusion_objective).get("space") == "time"
+    _check_request(request, sampler, in_time=in_time)
     sample_size = round(request.seconds * config.sample_rate) if request.seconds is not None else config.sample_size
     if sample_size is None:
         raise ConfigError(f"{request.model_config}: has no sample_size: say how long with --seconds")
     metadata = _metadata(request, config, sample_size)
+    init = load(request.init_audio) if request.init_audio is not None else None
+    init_noise_level = request.init_noise_level if request.init_noise_level is not None else 0.7 if in_time else 1.0
     device = pick_device(request.device)
     model = create_model_from_config_path(request.model_config)
     load_model_weights(model, request.ckpt_path)
@@ -101,13 +106,12 @@ def generate_files(request: GenerationRequest) -> Iterator[Path]:
     multiple = model.min_input_length
     padded = -(-sample_size // multiple) * multiple
     first_seed = request.seed if request.seed != -1 else int(np.random.randint(0, 2**31 - 1))
-    init = load(request.init_audio) if request.init_audio is not None else None
     count = 0
     for prompt in request.prompts:
         for variation in range(request.num_variations):
             seed = first_seed + count
-            sampler = {"sampler_type": request.sampler, "sigma_min": request.sigma_min, "sigma_max": request.sigma_max}
-            audio = generate_diffusion_cond(
+            sigmas = {"sigma_min": request.sigma_min, "sigma_max": request.sigma_max}
+            audio = _generate(
                 model,
                 steps=request.steps,
                 cfg_scale=request.cfg_scale,
@@ -117,19 +121,61 @@ def generate_files(request: GenerationRequest) -> Iterator[Path]:
                 seed=seed,
                 device=device,
                 init_audio=(init.sample_rate, init.samples) if init is not None else None,
-                init_noise_level=request.init_noise_level,
-                **{key: value for key, value in sampler.items() if value is not None},
+                init_noise_level=init_noise_level,
+                sampler_type=sampler,
+                **{key: value for key, value in sigmas.items() if value is not None},
             )[0, :, :sample_size]
             made_with = {
                 "prompt": prompt, "negative_prompt": request.negative_prompt, "seed": seed, "steps": request.steps,
-                "cfg_scale": request.cfg_scale, "sampler": request.sampler or default_sampler(model.diffusion_objective),
+                "cfg_scale": request.cfg_scale, "sampler": sampler,
                 "sigma_min": request.sigma_min, "sigma_max": request.sigma_max, "conditions": metadata,
-                "init_audio": str(request.init_audio) if request.init_audio else None, "init_noise_level": request.init_noise_level,
+                "init_audio": str(request.init_audio) if init else None, "init_noise_level": init_noise_level if init else None,
                 "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
             }  # fmt: skip
             suffix = f"_{variation + 1}" if request.num_variations > 1 else ""
             yield write_clip(request.output / f"{slug(prompt)}{suffix}_{seed}.wav", audio, model.sample_rate, made_with)
             count += 1
+
+
+def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -> None:
+    """Refuse what cannot work, or would have no effect, before the model is built."""
+    if not request.prompts:
+        raise ConfigError("nothing to generate: give at least one --prompt")
+    if request.precision not in DTYPES:
+        raise ConfigError(f"--precision {request.precision!r}: one of {', '.join(DTYPES)}")
+    if not -1 <= request.seed < 2**63:
+        raise ConfigError(f"--seed is at least 0 and below {2**63}, or -1 to draw one, got {request.seed}")
+    numbers = {"--seconds": request.seconds, "--cfg-scale": request.cfg_scale, "--sigma-min": request.sigma_min}
+    numbers |= {"--sigma-max": request.sigma_max, "--init-noise-level": request.init_noise_level}
+    for flag, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise ConfigError(f"{flag} is a finite number, got {number}")
+    if request.output.exists() and not request.output.is_dir():
+        raise ConfigError(f"--output {request.output}: is a file; name a folder")
+    if in_time and request.sigma_min is not None:
+        raise ConfigError(f"--sigma-min has no effect with sampler {sampler!r}, which goes through times from 1 to 0; leave it out")
+    level, flag = (request.sigma_max, "--sigma-max") if request.init_audio is None else (request.init_noise_level, "--init-noise-level")
+    if request.init_audio is None and request.init_noise_level is not None:
+        raise ConfigError("--init-noise-level has no effect without --init-audio")
+    if request.init_audio is not None and request.sigma_max is not None:
+        raise ConfigError("--sigma-max has no effect with --init-audio, whose first noise level is --init-noise-level")
+    if level is not None and (level < 0 or (in_time and level > 1)):
+        allowed = "a time from 0 to 1" if in_time else "a level of at least 0"
+        raise ConfigError(f"{flag} is {allowed} with sampler {sampler!r}, got {level:g}")
+    if request.negative_prompt is not None and request.cfg_scale == 1:
+        raise ConfigError("--negative-prompt has no effect with --cfg-scale 1, which is no guidance")
+
+
+def _generate(model: ConditionedDiffusionModelWrapper, **options: Any) -> Tensor:
+    """`generate_diffusion_cond`, with one message when memory does not suffice."""
+    try:
+        return generate_diffusion_cond(model, **options)
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError; the CPU's allocator raises a plain one
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        seconds = options["sample_size"] / model.sample_rate
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        raise ConfigError(f"a clip of {seconds:g} s does not fit into memory ({reason}); ask for fewer --seconds") from error
 
 
 def write_clip(path: Path, audio: Tensor, sample_rate: int, made_with: Mapping[str, Any]) -> Path:
@@ -157,6 +203,8 @@ def _metadata(request: GenerationRequest, config: DiffusionCondConfig, sample_si
         raise ConfigError(f"--cond {unknown[0]}: the model has no such condition; it has: {', '.join(ids) or 'none'}")
     if "prompt" not in ids:
         raise ConfigError(f"the model has no condition 'prompt'; it has: {', '.join(ids) or 'none'}")
+    if "prompt" in request.conditions:
+        raise ConfigError("--cond prompt: write it as --prompt")
     missing = [name for name in ids if name not in known and name != "prompt"]
     if missing:
         raise ConfigError(f"the model also wants {', '.join(missing)}: give each as --cond id=value")
@@ -164,18 +212,20 @@ def _metadata(request: GenerationRequest, config: DiffusionCondConfig, sample_si
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA, else Apple's GPU, else the CPU.
+    """``auto`` is CUDA, else Apple's GPU, else the CPU. ``cuda:1`` names the second GPU.
 
     Raises:
         ConfigError: If the device does not exist.
     """
+    if name.split(":")[0] not in ("auto", "cuda", "mps", "cpu"):
+        raise ConfigError(f"--device {name!r}: one of auto, cuda, cuda:N, mps, cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: not available here ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"--device {name!r}: not available here ({str(error).splitlines()[0]})") from error
     return device
 
 

@@ -26,6 +26,19 @@ def default_sampler(objective: str) -> str:
     return {"v": "dpmpp-2m-sde", "rf_denoiser": "pingpong"}.get(objective, "euler")
 
 
+def sampler_facts(name: str, objective: str) -> Mapping[str, Any]:
+    """What a sampler states about itself: ``space`` is "sigma" (noise levels without limit) or "time" (0 to 1).
+
+    Raises:
+        ConfigError: If there is no such sampler, or it cannot be used with the objective.
+    """
+    facts = SAMPLERS.part(name).facts
+    allowed = SAMPLERS.names(objectives=objective)
+    if name not in allowed and ":" not in name:
+        raise ConfigError(f"sampler {name!r} cannot be used with objective {objective!r}; use one of {', '.join(allowed)}")
+    return facts
+
+
 @torch.no_grad()
 def sample(
     predict: Predict,
@@ -72,11 +85,8 @@ def sample(
     """
     name = sampler or default_sampler(objective)
     mixing = find_objective(objective)
-    allowed = SAMPLERS.names(objectives=objective)
-    if name not in allowed and ":" not in name:
-        raise ConfigError(f"sampler {name!r} cannot be used with objective {objective!r}; use one of {', '.join(allowed)}")
+    facts = sampler_facts(name, objective)
     part = SAMPLERS.part(name)
-    facts = part.facts
     run = SAMPLERS.load(name)
     own = SAMPLERS.schema(name).arguments(options or {}, where=f"sampler {name!r}")
     if steps < 1:
@@ -89,14 +99,14 @@ def sample(
         highest = 100.0 if sigma_max is None else sigma_max
         return _sample_sigma(run, predict, noise, steps, init, sigma_min, highest, rho, on_step, part, own)
     start = 1.0 if sigma_max is None else min(sigma_max, 1.0)
-    if start <= 0:
+    if not start > 0:
         raise ConfigError(f"sigma_max must be positive, got {sigma_max}")
     if shift is not None:
         times = schedules.shifted(steps, shift, noise.shape[-1] if length is None else length, start)
     else:
         times = (schedules.log_snr if facts.get("grid") == "log_snr" else schedules.linear)(steps, start)
     if times.dim() == 2 and not facts.get("per_item"):
-        able = ", ".join(item for item in allowed if SAMPLERS.part(item).facts.get("per_item"))
+        able = ", ".join(item for item in SAMPLERS.names(objectives=objective) if SAMPLERS.part(item).facts.get("per_item"))
         raise ConfigError(f"sampler {name!r} has one grid for the whole batch, not one per item; {able or 'none'} can")
     alpha, sigma = mixing.alpha_sigma(torch.tensor(start))
     x = noise if init is None else init * alpha + noise * sigma

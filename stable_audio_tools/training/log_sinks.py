@@ -118,18 +118,29 @@ def make_loggers(name: LoggerName, *, folder: Path, project: str, run_id: str) -
     Raises:
         MissingExtraError: If a service is asked for whose package is not installed.
     """
+    require_package(name)
     made: list[Logger] = []
     if name in ("auto", "tensorboard"):
         made.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
     if name in ("auto", "csv", "tensorboard"):
         made.append(ResumableCSVLogger(str(folder), name="", version="metrics", flush_logs_every_n_steps=50))
     if name == "wandb" or (name == "auto" and is_logged_in_to_wandb()):
-        require("wandb", extra="wandb", purpose="--logger wandb")
         made.append(WandbLogger(project=project, name=run_id, save_dir=str(folder)))
     if name == "comet":
-        require("comet_ml", extra="comet", purpose="--logger comet")
         made.append(CometLogger(project=project, name=run_id))  # type: ignore[call-arg]
     return made
+
+
+def require_package(name: str) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Raises:
+        MissingExtraError: Saying how to get it.
+    """
+    if name == "wandb":
+        require("wandb", extra="wandb", purpose="--logger wandb")
+    if name == "comet":
+        require("comet_ml", extra="comet", purpose="--logger comet")
 
 
 def is_logged_in_to_wandb() -> bool:

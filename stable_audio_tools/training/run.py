@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from stable_audio_tools.checkpoint import initialise_from, load_pretransform_weights, require_fit, require_wrapped
@@ -31,7 +32,7 @@ from stable_audio_tools.models.layers.parameters import count_parameters
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
-from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers
+from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers, require_package
 
 logger = logging.getLogger(__name__)
 Config = str | Path | Mapping[str, Any]
@@ -144,6 +145,7 @@ def train(options: TrainOptions) -> TrainResult:
         DataError: If there is no usable data.
     """
     config = parse_model_config(options.model_config, strict=True)
+    _refuse_impossible(options)
     if config.training is None or config.sample_size is None:
         missing = "training" if config.training is None else "sample_size"
         raise ConfigError(f"{_name(options.model_config)}: {missing}: required for training, and missing")
@@ -188,6 +190,29 @@ def describe(model: nn.Module, wrapper: TrainingWrapper) -> list[str]:
     return lines
 
 
+def _refuse_impossible(options: TrainOptions) -> None:
+    """Refuse what cannot work whatever the data and the model are, before any of them is read."""
+    if options.run_folder is None and (Path(options.name).name != options.name or options.name in ("", "..")):
+        raise ConfigError(f"--name {options.name!r}: names the run's folder below --save-dir: write a name without '/'")
+    for flag, value in (("--max-steps", options.max_steps), ("--save-top-k", options.save_top_k)):
+        if value < 1 and value != -1:
+            raise ConfigError(f"{flag} is at least 1, or -1 for {'no limit' if flag == '--max-steps' else 'all'}, got {value}")
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed lies between 0 and {2**32 - 1}, got {options.seed}")
+    if options.remove_pretransform_weight_norm not in ("", "pre_load", "post_load"):
+        raise ConfigError(
+            f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
+        )
+    require_package(options.logger)
+    if options.val_every > 0 and options.val_dataset_config is None:
+        logger.warning("--val-every %d has no effect without --val-dataset-config", options.val_every)
+    try:
+        pl.Trainer(**_machines(options), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
+        asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
+        raise ConfigError(f"{asked} --precision {options.precision}: cannot be had here: {error}") from error
+
+
 def _name(config: Config) -> str:
     return "model config" if isinstance(config, Mapping) else str(config)
 
@@ -227,10 +252,6 @@ def _load_weights(model: nn.Module, options: TrainOptions) -> None:
     wants_pretransform = options.pretransform_ckpt_path or options.remove_pretransform_weight_norm
     if wants_pretransform and (pretransform is None or not hasattr(pretransform, "model")):
         raise ConfigError("--pretransform-ckpt-path and --remove-pretransform-weight-norm need a model with an 'autoencoder' pretransform")
-    if options.remove_pretransform_weight_norm not in ("", "pre_load", "post_load"):
-        raise ConfigError(
-            f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
-        )
     if options.remove_pretransform_weight_norm == "pre_load":
         remove_weight_norm_from_model(pretransform)  # type: ignore[arg-type]
     if options.pretransform_ckpt_path:
@@ -266,6 +287,20 @@ def _precision(options: TrainOptions, accelerator: str) -> Any:
     return asked
 
 
+def _machines(options: TrainOptions) -> dict[str, Any]:
+    """Lightning's names for what to run on."""
+    on_cpu = options.accelerator == "cpu" or (
+        options.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    )
+    return {
+        "accelerator": options.accelerator,
+        "devices": 1 if options.devices == "auto" and on_cpu else options.devices,
+        "num_nodes": options.num_nodes,
+        "strategy": options.strategy or "auto",
+        "precision": _precision(options, options.accelerator),
+    }
+
+
 def _trainer(
     options: TrainOptions, config: ModelConfig, wrapper: TrainingWrapper, folder: Path, *, has_validation: bool
 ) -> tuple[pl.Trainer, CheckpointCallback]:
@@ -285,15 +320,8 @@ def _trainer(
         sink.log_hyperparams(
             hyperparameters({**data, "seed": options.seed, "batch_size": options.batch_size, "started": time.strftime("%F %T")})
         )
-    on_cpu = options.accelerator == "cpu" or (
-        options.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    )
     trainer = pl.Trainer(
-        accelerator=options.accelerator,
-        devices=1 if options.devices == "auto" and on_cpu else options.devices,
-        num_nodes=options.num_nodes,
-        strategy=options.strategy or "auto",
-        precision=_precision(options, options.accelerator),
+        **_machines(options),
         accumulate_grad_batches=options.accum_batches,
         gradient_clip_val=options.gradient_clip_val or None,
         max_steps=options.max_steps,

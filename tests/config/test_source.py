@@ -121,7 +121,7 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read as text"):
+    with pytest.raises(ConfigError, match="is a folder, not a JSON file"):
         read_source(tmp_path)
 
 

@@ -143,7 +143,7 @@ def test_a_sampler_of_the_users_own(tmp_path, monkeypatch):
             {"sampler": "v-ddim", "objective": "rf_denoiser"},
             "'v-ddim' cannot be used with objective 'rf_denoiser'; use one of dpmpp, euler, pingpong, rk4",
         ),
-        ({"sampler": "dpm++"}, r"sampler 'dpm\+\+' cannot be used"),
+        ({"sampler": "dpm++"}, r"unknown sampler 'dpm\+\+'; did you mean 'dpmpp'"),
         ({"objective": "velocity"}, "unknown diffusion objective 'velocity'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"sigma_min": 0.0}, "need 0 < sigma_min <= sigma_max, got 0.0 and 100.0"),

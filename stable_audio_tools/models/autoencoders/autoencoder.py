@@ -267,7 +267,10 @@ def _per_item(function: Any, batch: Tensor, iterate: bool) -> Tensor:
 
 @MODELS.register("autoencoder")
 def build_autoencoder(config: AutoencoderConfig) -> AudioAutoencoder:
-    """Build an autoencoder from its typed config. Encoder, decoder, pretransform and bottleneck draw their weights in this order."""
+    """Encoder, bottleneck and decoder between audio and latents.
+
+    Encoder, decoder, pretransform and bottleneck draw their weights in this order.
+    """
     model = config.model
     encoder = ENCODERS.build(model.encoder.type, model.encoder.config).requires_grad_(model.encoder.requires_grad)
     decoder = DECODERS.build(model.decoder.type, model.decoder.config).requires_grad_(model.decoder.requires_grad)

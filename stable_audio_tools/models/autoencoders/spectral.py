@@ -51,7 +51,7 @@ def _check(n_fft: int, hop_length: int, strides: Sequence[int]) -> None:
 
 @ENCODERS.register("spectral")
 class SpectralEncoder(nn.Module):
-    """(B, in_channels, T) -> (B, latent_dim, T / (hop_length * prod(strides))).
+    """ConvNeXt blocks on a spectrogram: (B, in_channels, T) -> (B, latent_dim, T / (hop_length * prod(strides))).
 
     Args:
         in_channels: Audio channels.
@@ -99,7 +99,7 @@ class SpectralEncoder(nn.Module):
 
 @DECODERS.register("spectral")
 class SpectralDecoder(nn.Module):
-    """(B, latent_dim, L) -> (B, out_channels, L * hop_length * prod(strides)).
+    """ConvNeXt blocks that end in a spectrogram: (B, latent_dim, L) -> (B, out_channels, L * hop_length * prod(strides)).
 
     Args:
         out_channels: Audio channels.

@@ -14,7 +14,7 @@ from stable_audio_tools.models.bottlenecks.base import Bottleneck
 
 @BOTTLENECKS.register("tanh")
 class TanhBottleneck(Bottleneck):
-    """``tanh(x / scale) * scale``.
+    """Bounds the latents softly: ``tanh(x / scale) * scale``.
 
     Args:
         scale: Bound of the latents; must be positive.

@@ -177,8 +177,8 @@ class DiffusionTransformer(nn.Module):
             local_add_cond: (B, local_add_cond_dim, L)
             modular_local_cond: Further local conditions (B, dim, L) by id; those that are missing add nothing.
             padding_mask: (B, L), False at padding: what is predicted elsewhere does not depend on it.
-            apg_scale: How much guidance leaves out what only makes the data louder, see `guide`. 0 is guidance as in version 0.0.19; version
-                0.0.20 has 1.
+            apg_scale: How much guidance leaves out what only makes the data louder, see `guide`. Version 0.0.19 guides as with 0, version
+                0.0.20 as with 1.
             cfg_norm_threshold: Longest that the change by guidance may be, see `guide`; 0 is no limit.
             keys_values: What `precompute` made of the cross-attention conditions, instead of them.
 
@@ -319,7 +319,7 @@ def _local_cond(inputs: ConditioningInputs, length: int) -> LocalCond | None:
 
 @BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim")
 class DiTWrapper(nn.Module):
-    """A `DiffusionTransformer` that takes the condition names of `ConditionedDiffusionModelWrapper`.
+    """Diffusion transformer, with cross-attention, global, prepended and concatenated conditions.
 
     Args:
         diffusion_objective: What is predicted.

@@ -77,8 +77,18 @@ class FeedForward(nn.Module):
                 nn.init.zeros_(parameter)
         self.ff = nn.Sequential(first, to_channels_first, last, to_channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (B, L, dim_out)
-        return self.ff(x)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, dim_out); convolutions see zeros where ``padding_mask`` (B, L) is False."""
+        first, *rest = self.ff
+        h = first(_masked(x, padding_mask))
+        h = _masked(h, padding_mask)
+        for layer in rest:
+            h = layer(h)
+        return h
+
+
+def _masked(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    return x if padding_mask is None else x * padding_mask[..., None]
 
 
 class ConformerModule(nn.Module):
@@ -98,8 +108,9 @@ class ConformerModule(nn.Module):
         self.mid_norm = LayerNorm(dim, **(norm_kwargs or {}))
         self.pointwise_conv_2 = nn.Conv1d(dim, dim, kernel_size=1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (B, L, D)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D); the convolution sees zeros where ``padding_mask`` (B, L) is False."""
         x = self.in_norm(x).transpose(1, 2)  # (B, D, L)
-        x = self.glu(self.pointwise_conv(x).transpose(1, 2)).transpose(1, 2)
+        x = _masked(self.glu(self.pointwise_conv(x).transpose(1, 2)), padding_mask).transpose(1, 2)  # (B, D, L)
         x = self.mid_norm(self.depthwise_conv(x).transpose(1, 2))  # (B, L, D)
         return self.pointwise_conv_2(F.silu(x).transpose(1, 2)).transpose(1, 2)

@@ -105,9 +105,8 @@ class TransformerBlock(nn.Module):
         if local_add_cond_dim:
             self.to_local_embed = _local_embedder(local_add_cond_dim, dim)
         if modular_local_cond_dims:
-            self.modular_local_embeds = nn.ModuleDict(
-                {name: _local_embedder(width, dim) for name, width in modular_local_cond_dims.items()}
-            )
+            widths = modular_local_cond_dims.items()
+            self.modular_local_embeds = nn.ModuleDict({name: _local_embedder(width, dim) for name, width in widths})
 
     def forward(
         self,
@@ -182,13 +181,13 @@ class TransformerBlock(nn.Module):
             h = x[:rows] + self.cross_attn_scale(h)
             x = h if rows == x.shape[0] else torch.cat([h, x[rows:]])
         if self.conformer is not None:
-            x = x + self.conformer_scale(self.conformer(_without_padding(x, padding)))
+            x = x + self.conformer_scale(self.conformer(x, padding.mask if padding is not None else None))
         if local_cond is not None:
             x = self._add_local(x, local_cond)
-        h = _without_padding(self.ff_norm(x), padding)
+        h = self.ff_norm(x)
         if modulation is not None:
             h = h * (1 + modulation.scale_ff) + modulation.shift_ff
-        h = self.ff(h)
+        h = self.ff(h, padding.mask if padding is not None else None)
         if modulation is not None:
             h = h * torch.sigmoid(1 - modulation.gate_ff)
         return x + self.ff_scale(h)
@@ -228,11 +227,6 @@ class Padding(NamedTuple):
 
     mask: Tensor
     zero_values: bool
-
-
-def _without_padding(x: Tensor, padding: Padding | None) -> Tensor:
-    """(B, L, D) with zeros at the padding, so that nothing spreads from there."""
-    return x if padding is None else x * padding.mask[..., None]
 
 
 def _local_embedder(width: int, dim: int) -> nn.Sequential:
@@ -447,7 +441,8 @@ class ContinuousTransformer(nn.Module):
         if self.cross_attn_rotary_pos_emb is not None:
             return None
         context = context.to(self._dtype())
-        return [layer.cross_attn.keys_values(context) if layer.cross_attend else None for layer in self.layers]
+        attentions: list[Any] = [layer.cross_attn if layer.cross_attend else None for layer in self.layers]
+        return [attention and attention.keys_values(context) for attention in attentions]
 
     def _context_angles(self, context: Tensor | None, angles: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Rotary angles of queries (L, R) and keys (S, R) in cross-attention; the shorter side is stretched over the longer."""

@@ -22,7 +22,7 @@ from stable_audio_tools.models.pretransforms.base import Pretransform
 
 @PRETRANSFORMS.register("mel", ratio_key=("hop_length", "frames_per_latent"), width_key="latent_dim")
 class MelPretransform(Pretransform):
-    """(B, channels, T) to (B, latent_dim, T / (hop_length * frames_per_latent)) and, approximately, back.
+    """Principal components of mel spectrograms: (B, channels, T) to (B, latent_dim, T / (hop_length * frames_per_latent)) and roughly back.
 
     Log-mel magnitudes of neighbouring frames are projected on the principal components of the sounds that `fit` saw, which are buffers of
     the state dict. Phases are found by Griffin-Lim (Griffin & Lim 1984, with the momentum of Perraudin et al. 2013).

@@ -14,7 +14,9 @@ from stable_audio_tools.models.pretransforms.base import Pretransform
 
 @PRETRANSFORMS.register("patched", ratio_key="patch_size", width_key=("channels", "patch_size"))
 class PatchedPretransform(Pretransform):
-    """(B, channels, T) to (B, channels * patch_size, T / patch_size); T is padded with zeros to a multiple of the patch.
+    """Neighbouring samples as channels: (B, channels, T) to (B, channels * patch_size, T / patch_size).
+
+    T is padded with zeros to a multiple of the patch.
 
     Args:
         channels: Audio channels.

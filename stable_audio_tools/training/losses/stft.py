@@ -103,7 +103,7 @@ class STFTLoss(nn.Module):
 
 @LOSSES.register("mrstft")
 class MultiResolutionSTFTLoss(nn.Module):
-    """Mean of `STFTLoss` over several resolutions.
+    """Distance of spectra, averaged over several resolutions.
 
     Args:
         fft_sizes: FFT length of each, in samples.
