@@ -30,7 +30,6 @@ LATER = {  # path, or the beginning of one -> when it comes
     "training.diffusion.DiffusionCondInpaintTrainingWrapper": "training of inpainting models is not there yet",
     "training.diffusion.DiffusionCondDemoCallback": "demos are built by create_demo_callback_from_config",
     "models.lora": "adapters are not there yet",
-    "models.inpainting.": "inpainting is not there yet",
     "inference.sampling.sample_diffusion": "the entry point of version 0.0.20 is not there yet",
 }
 GONE = {

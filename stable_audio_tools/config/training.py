@@ -156,7 +156,7 @@ class DiffusionCondDemo(Strict):
 
     demo_every: PositiveInt = 2000
     demo_steps: PositiveInt = 250
-    num_demos: PositiveInt
+    num_demos: NonNegativeInt
     demo_cfg_scales: list[float]
     demo_cond: list[dict[str, Any]] = []
     demo_cond_from_batch: bool = False
@@ -232,7 +232,7 @@ class DiffusionCondTraining(Strict):
 class DiffusionCondInpaintDemo(DiffusionCondDemo):
     """What to fill in while training, and how often. Items and conditions come from the data."""
 
-    num_demos: PositiveInt = 8
+    num_demos: NonNegativeInt = 8
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from ()

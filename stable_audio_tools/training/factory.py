@@ -40,6 +40,8 @@ def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Pat
         **kwargs: ``demo_dl`` and others of published scripts; have no effect, since demos use the batch at hand.
     """
     config = _with_training(model_config)
+    if getattr(getattr(config.training, "demo", None), "num_demos", None) == 0:
+        return None
     return DEMOS.build(config.model_type, config=config)
 
 

@@ -236,3 +236,11 @@ def test_how_a_released_model_was_made_is_no_mistake_but_cannot_be_repeated(tiny
         create_training_wrapper_from_config(config, create_model_from_config(config))
     del config["training"]["arc"]
     assert [(m.path, m.kind) for m in check_model_config(config)] == [("training.clip_grad_norm", "warning")]
+
+
+def test_no_demos(tiny_diffusion: Callable[..., dict[str, Any]]) -> None:
+    from stable_audio_tools.training import create_demo_callback_from_config
+
+    config = tiny_diffusion(demo={"num_demos": 0, "demo_cfg_scales": [1]})
+    assert check_model_config(config) == []
+    assert create_demo_callback_from_config(config) is None
