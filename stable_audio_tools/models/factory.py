@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from stable_audio_tools.config.check import parse_block, parse_model_config
-from stable_audio_tools.config.model import BottleneckBlock, ConditioningModel, PretransformBlock
+from stable_audio_tools.config.model import BottleneckBlock, PretransformBlock
 from stable_audio_tools.families import MODELS
 from stable_audio_tools.models.autoencoders.autoencoder import create_autoencoder_from_config
 from stable_audio_tools.models.autoencoders.diffusion_autoencoder import create_diffAE_from_config
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
 from stable_audio_tools.models.bottlenecks.build import build_bottleneck
-from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
+from stable_audio_tools.models.conditioners.multi import create_multi_conditioner_from_conditioning_config
 from stable_audio_tools.models.diffusion.uncond import create_diffusion_uncond_from_config
 from stable_audio_tools.models.diffusion.wrappers import create_diffusion_cond_from_config
 from stable_audio_tools.models.pretransforms.base import Pretransform
@@ -51,13 +51,8 @@ def create_bottleneck_from_config(bottleneck_config: Mapping[str, Any]) -> Bottl
     return build_bottleneck(parse_block(BottleneckBlock, bottleneck_config, name="bottleneck"))
 
 
-def create_multi_conditioner_from_conditioning_config(config: Mapping[str, Any]) -> MultiConditioner:
-    """Build all conditioners of a ``conditioning`` section."""
-    return build_multi_conditioner(parse_block(ConditioningModel, config, name="conditioning"))
-
-
 __all__ = [
     "create_autoencoder_from_config", "create_bottleneck_from_config", "create_diffAE_from_config", "create_diffusion_cond_from_config",
-    "create_diffusion_uncond_from_config", "create_model_from_config",
-    "create_model_from_config_path", "create_multi_conditioner_from_conditioning_config", "create_pretransform_from_config",
+    "create_diffusion_uncond_from_config", "create_model_from_config", "create_model_from_config_path",
+    "create_multi_conditioner_from_conditioning_config", "create_pretransform_from_config",
 ]  # fmt: skip
