@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stable_audio_tools.checkpoint import weights_hash
-from stable_audio_tools.models.conditioners.t5 import frozen_t5_encoder
+from stable_audio_tools.models.conditioners.pretrained import frozen
 from stable_audio_tools.training.checkpointing import find_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ def test_resumes_bit_equal_with_an_encoder_that_is_loaded_on_first_use(shared, t
     config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "t5", "config": t5}
 
     def go(*callbacks, **options):
-        frozen_t5_encoder.cache_clear()  # as in a new process
+        frozen.cache_clear()  # as in a new process
         losses = Losses()
         return train_briefly(config, max_steps=8, callbacks=[losses, *callbacks], **options), losses.seen
 

@@ -120,7 +120,10 @@ class DiffusionAutoencoder(AudioAutoencoder):
 
 @MODELS.register("diffusion_autoencoder")
 def build_diffusion_autoencoder(config: DiffusionAutoencoderConfig) -> DiffusionAutoencoder:
-    """Build a diffusion autoencoder. Encoder, decoder, bottleneck, pretransform and backbone draw their weights in this order."""
+    """Encoder whose latents a diffusion model, instead of a decoder, turns into audio.
+
+    Encoder, decoder, bottleneck, pretransform and backbone draw their weights in this order.
+    """
     model = config.model
     encoder = ENCODERS.build(model.encoder.type, model.encoder.config) if model.encoder else None
     decoder = DECODERS.build(model.decoder.type, model.decoder.config) if model.decoder else None

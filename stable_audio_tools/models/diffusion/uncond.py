@@ -65,7 +65,7 @@ class DiffusionModelWrapper(nn.Module):
 
 @MODELS.register("diffusion_uncond")
 def build_diffusion_uncond(config: DiffusionUncondConfig) -> DiffusionModelWrapper:
-    """Build an unconditional diffusion model. Backbone and pretransform draw their weights in this order."""
+    """Unconditional (latent) diffusion model. Backbone and pretransform draw their weights in this order."""
     model = config.model
     backbone = UNCOND_BACKBONES.build(model.type, model.config, diffusion_objective=model.diffusion_objective)
     pretransform = build_pretransform(model.pretransform, config.sample_rate) if model.pretransform else None

@@ -13,7 +13,7 @@ from stable_audio_tools.models.pretransforms.build import build_pretransform
 
 @MODELS.register("lm")
 def build_lm(config: LMConfig) -> AudioLanguageModelWrapper:
-    """Build a language model. Pretransform, conditioners, backbone, embeddings and heads draw their weights in this order.
+    """Language model of the tokens of a codec. Pretransform, conditioners, backbone, embeddings and heads draw their weights in this order.
 
     Raises:
         ConfigError: If the pretransform makes no tokens.

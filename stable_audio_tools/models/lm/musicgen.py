@@ -157,7 +157,7 @@ class MusicgenLanguageModel(nn.Module):
 
 @MODELS.register("musicgen")
 def build_musicgen(config: MusicgenConfig) -> AudioLanguageModelWrapper:
-    """Load a pretrained MusicGen.
+    """Language model of the MusicGen family, pretrained.
 
     Raises:
         CheckpointError: If it is neither a local folder nor can be downloaded, or is another kind of model.

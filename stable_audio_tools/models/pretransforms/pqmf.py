@@ -96,7 +96,9 @@ class PQMF(nn.Module):
 
 @PRETRANSFORMS.register("pqmf", ratio_key="num_bands", width_key=("channels", "num_bands"))
 class PQMFPretransform(Pretransform):
-    """(B, channels, T) to (B, channels * num_bands, T / num_bands) and almost perfectly back; T is padded with zeros to whole frames.
+    """Bands of a polyphase filter bank: (B, channels, T) to (B, channels * num_bands, T / num_bands) and almost perfectly back.
+
+    T is padded with zeros to whole frames.
 
     Args:
         attenuation: Of what is outside a band, in dB; with 100, errors of reconstruction are 55 dB below the signal.

@@ -129,7 +129,9 @@ class WaveletSynthesis(nn.Module):
 
 @PRETRANSFORMS.register("wavelet", width_key="channels", octaves_key="levels")
 class WaveletPretransform(Pretransform):
-    """(B, channels, T) to (B, channels * 2^levels, T / 2^levels) and exactly back; T is padded with zeros to a multiple of 2^levels.
+    """Bands of a discrete wavelet transform: (B, channels, T) to (B, channels * 2^levels, T / 2^levels) and exactly back.
+
+    T is padded with zeros to a multiple of 2^levels.
 
     The first channels are the lowest band. Each level halves the lowest band in two and interleaves what was split off before.
 

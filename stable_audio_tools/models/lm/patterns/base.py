@@ -55,9 +55,9 @@ class Pattern:
         for codebook, row in enumerate(times):
             (places,) = (row != NOTHING).nonzero(as_tuple=True)
             in_order = torch.arange(num_tokens)
-            assert torch.equal(row[places], in_order), f"codebook {codebook}: every token once, in order"
+            assert torch.equal(row[places], in_order)  # every token once, in order
             steps[codebook] = places
-        assert bool((times[:, 0] == NOTHING).all()), "step 0 is empty"
+        assert bool((times[:, 0] == NOTHING).all())  # step 0 is empty
         return steps
 
     def first_step_of(self, time: int) -> int:
