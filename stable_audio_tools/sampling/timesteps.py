@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,11 +68,7 @@ class TruncatedLogitNormalTimesteps(TimestepSampler):
     LOW = 0.075
 
     def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
-        low = _normal_cdf(torch.logit(torch.tensor(self.LOW)))
-        quantile = low + (1 - low) * _normal_cdf(torch.randn(batch_size))
-        normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-1 + 1e-7, 1 - 1e-7))
-        stretched = (torch.sigmoid(normal) - self.LOW) / (1 - self.LOW)
-        return (1 - stretched).to(device)
+        return (1 - truncated_logit_normal((batch_size,), self.LOW)).to(device)
 
 
 @TIMESTEPS.register("log_snr")
@@ -91,6 +88,14 @@ class LogSNRTimesteps(TimestepSampler):
     def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
         logsnr = torch.randn(batch_size) * self.std_logsnr + self.mean_logsnr
         return torch.sigmoid(-logsnr).clamp(1e-4, 1 - 1e-4).to(device)
+
+
+def truncated_logit_normal(shape: Sequence[int] | int, low: float = 0.075, high: float = 1.0) -> Tensor:
+    """``sigmoid(z)`` with z ~ N(0, 1), cut off at ``low`` and ``high`` and stretched to [0, 1]."""
+    lowest, highest = (_normal_cdf(torch.logit(torch.tensor(end))) for end in (low, high))
+    quantile = lowest + (highest - lowest) * _normal_cdf(torch.randn(shape))
+    normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-1 + 1e-7, 1 - 1e-7))
+    return (torch.sigmoid(normal) - low) / (high - low)
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
