@@ -1,4 +1,4 @@
-"""Kept import path: the published call shapes of the samplers, which live in `stable_audio_tools.sampling`.
+"""The published call shapes of the samplers, which live in `stable_audio_tools.sampling`.
 
 New code takes `stable_audio_tools.sampling.run.sample`, which has all samplers, grids and shifts.
 """
