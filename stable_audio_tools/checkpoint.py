@@ -1,10 +1,11 @@
 """Checkpoints: what a weights file is, whether it fits, and how to write one so that a crash cannot spoil it.
 
-Four kinds of file are told apart by their contents, not by their names:
+Five kinds of file are told apart by their contents, not by their names:
 
 * a **training checkpoint** (wrapped): Lightning's file with optimizer states, from which a run is resumed;
 * a **diffusion model** (unwrapped): ``model.*``, ``conditioner.*``, usually ``pretransform.*``;
 * an **autoencoder** (unwrapped): ``encoder.*``, ``decoder.*``;
+* a **language model** (unwrapped): ``lm.*``, ``pretransform.*``, usually ``conditioner.*``;
 * anything else.
 """
 
@@ -17,6 +18,7 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,19 +30,21 @@ from torch import Tensor, nn
 from stable_audio_tools.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-Kind = Literal["wrapped", "diffusion", "autoencoder", "unknown"]
+Kind = Literal["wrapped", "diffusion", "autoencoder", "lm", "unknown"]
 StateDict = dict[str, Tensor]
 
 DESCRIPTIONS: Mapping[Kind, str] = {
     "wrapped": "a training checkpoint (wrapped, with optimizer states)",
     "diffusion": "a whole diffusion model (unwrapped)",
     "autoencoder": "an autoencoder (unwrapped)",
+    "lm": "a language model (unwrapped)",
     "unknown": "a state dict of some other model",
 }
 WANTED_BY: Mapping[Kind, str] = {
     "wrapped": "resume it with --ckpt-path of train.py, or make a model of it with unwrap_model.py",
     "diffusion": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "autoencoder": "--pretransform-ckpt-path takes it, or --pretrained-ckpt-path when training an autoencoder",
+    "lm": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "unknown": "",
 }
 
@@ -63,7 +67,11 @@ WRAPPED_LAYOUTS = (
     WrappedLayout("autoencoder.", "autoencoder_ema.ema_model.", ""),
     WrappedLayout("diffusion.", "diffusion_ema.ema_model.", "model."),
     WrappedLayout("diffae.", "diffae_ema.ema_model.", ""),
+    WrappedLayout("model.", "model_ema.ema_model.", ""),  # of a language model
 )
+
+
+BACKBONES_OF_A_MODEL = ("model.model.", "model.net.")  # the latter is Dance Diffusion's
 
 
 class Checkpoint(NamedTuple):
@@ -160,7 +168,8 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
     try:
         source = io.BytesIO(file.read_bytes()) if file.suffix == ".safetensors" else file  # torch judges a path by its suffix
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a pickle that torch did not write: told below
             content = torch.load(source, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -171,7 +180,7 @@ def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
             "is your own, convert it with read_checkpoint(path, trust=True)"
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{file}: truncated or not a checkpoint ({file.stat().st_size:,} bytes; {reason}); was it copied or downloaded completely?"
         ) from error
@@ -199,11 +208,17 @@ def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = Non
         return "wrapped"
     if any(key.startswith(layout.ema) for key in keys for layout in WRAPPED_LAYOUTS):
         return "wrapped"
+    if "lm" in tops:
+        return "lm"
+    if any(key.startswith("model.lm.") for key in keys):
+        return "wrapped"
+    if {"encoder", "diffusion"} <= tops:  # a diffusion autoencoder
+        return "diffusion"
     if {"encoder", "decoder"} <= tops:
         return "autoencoder"
-    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith("model.model.") for key in keys)):
+    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith(BACKBONES_OF_A_MODEL) for key in keys)):
         return "diffusion"
-    if any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS):
+    if keys and any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS if layout.model != "model."):
         return "wrapped"
     return "unknown"
 

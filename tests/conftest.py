@@ -131,6 +131,31 @@ def write_noises() -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def noises(tmp_path_factory: pytest.TempPathFactory, write_noises: Callable[..., Path]) -> dict[str, Any]:
+    """A dataset config of ten noises with one caption: five batches of two per pass."""
+    folder = write_noises(tmp_path_factory.mktemp("noises"))
+    return {"dataset_type": "audio_dir", "datasets": [{"id": "noises", "path": str(folder), "caption": "noise"}]}
+
+
+@pytest.fixture(scope="session")
+def train_briefly(tmp_path_factory: pytest.TempPathFactory, noises: dict[str, Any]) -> Callable[..., Any]:
+    """``train_briefly(model_config, max_steps=3, **options)``: a real run on `noises`, in this process; returns its `TrainResult`."""
+
+    def run(model_config: dict[str, Any], **options: Any) -> Any:
+        from stable_audio_tools.training.randomness import isolated_randomness
+        from stable_audio_tools.training.run import TrainOptions, train
+
+        quiet = {"logger": "none", "demos": False, "show_progress": False, "accelerator": "cpu", "num_workers": 0}
+        settings = {"dataset_config": noises, "batch_size": 2, "max_steps": 3, **quiet, **options}
+        if "ckpt_path" not in settings and "recover" not in settings:
+            settings.setdefault("run_folder", tmp_path_factory.mktemp("run"))
+        with isolated_randomness(0):  # a run seeds the global streams, which other tests have a right to
+            return train(TrainOptions(model_config=model_config, **settings))
+
+    return run
+
+
 # ---- configs of small networks, for tests of the networks themselves; every call returns a new dictionary ---------------------
 
 

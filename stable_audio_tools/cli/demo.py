@@ -14,11 +14,13 @@ def demo(
     audio_dir: Annotated[Path | None, typer.Option(help="A folder of your own sounds; without it, sounds are synthesised.")] = None,
     captions: Annotated[Path | None, typer.Option(help="CSV table path,caption for it; by default captions.csv in the folder.")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Classes in your folder, by what captions contain: 'kick|bass drum,snare,hat|hi-hat|!open'.")
+        str | None,
+        typer.Option(
+            help="Classes in your folder, by what captions contain: 'kick|bass drum,snare,hat|hi-hat|!open'. "
+            "Without it, words that sound different are chosen."
+        ),
     ] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0.05, help="How long to train at most; sounds, clips and measuring take another minute or two.")
-    ] = 5.0,
+    minutes: Annotated[float | None, typer.Option(min=0.05, help="How long to train at most; 5, or 10 with --audio-dir.")] = None,
     max_steps: Annotated[int, typer.Option(min=1, help="How many steps to train at most.")] = 3000,
     clips_per_class: Annotated[int, typer.Option(min=2, help="Clips to generate for each class.")] = 8,
     train_clips: Annotated[int | None, typer.Option(min=4, help="Synthesised clips per class to train on; by default 100.")] = None,

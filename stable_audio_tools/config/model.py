@@ -91,6 +91,7 @@ class AutoencoderModel(Strict):
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from self._ratio_conflicts()
+        yield from self._order_conflicts()
         yield from self._width_conflicts()
 
     def _ratio_conflicts(self) -> Iterator[Mistake]:
@@ -107,6 +108,16 @@ class AutoencoderModel(Strict):
         for ratio, text in found.items():
             if ratio != self.downsampling_ratio:
                 yield Mistake(("downsampling_ratio",), f"is {self.downsampling_ratio}, but {text}", "conflict")
+
+    def _order_conflicts(self) -> Iterator[Mistake]:
+        """A decoder that does not undo the encoder's strides last first. Published configs have this; lengths are right all the same."""
+        (keys, down), (up_keys, up) = _strides(self.encoder), _strides(self.decoder)
+        if self.encoder.type != self.decoder.type or not down or math.prod(down) != math.prod(up):
+            return
+        expected = down[::-1] if self.decoder.fact("strides_as_applied") else down
+        if up != expected:
+            message = f"warning: {up} is not the mirror image of the encoder's {' and '.join(keys)} {down}, which is {expected} here"
+            yield Mistake(("decoder", "config", up_keys[-1]), message, "warning")
 
     def _width_conflicts(self) -> Iterator[Mistake]:
         yield from _latent_conflicts(self.encoder, self.decoder, self.bottleneck, self.latent_dim)
@@ -141,6 +152,11 @@ class ConditioningModel(Strict):
     default_keys: dict[str, str] = {}
     pre_encoded_keys: list[str] = []
 
+    def ids(self) -> list[str]:
+        """All conditions: those of conditioners, and tensors that come with the data and need none."""
+        ids = [block.id for block in self.configs]
+        return ids + [key for key in self.pre_encoded_keys if key not in ids]
+
     def widths(self) -> dict[str, int]:
         """Channels of every condition, by id."""
         return {block.id: block.width(self.cond_dim) for block in self.configs}
@@ -152,20 +168,24 @@ class ConditioningModel(Strict):
                 yield Mistake(("configs", index, "id"), f"{block.id!r} is used twice; the first one would be lost", "conflict")
             if "." in block.id or not block.id:
                 yield Mistake(("configs", index, "id"), f"must be a non-empty name without '.', got {block.id!r}", "conflict")
-        for key in ("default_keys", "pre_encoded_keys"):
-            for item in getattr(self, key):
-                if item not in ids:
-                    yield Mistake((key,), f"{item!r} is not an id in conditioning.configs: {', '.join(ids)}", "conflict")
+        for item in self.default_keys:
+            if item not in self.ids():
+                yield Mistake(("default_keys",), f"{item!r} is not an id in conditioning.configs: {', '.join(ids)}", "conflict")
 
 
 def unknown_ids(conditioning: ConditioningModel | None, section: str, ids: Mapping[str, Sequence[str]]) -> Iterator[Mistake]:
-    """Ids, by the key that lists them in ``section``, that no conditioner has."""
-    known = [block.id for block in conditioning.configs] if conditioning else []
+    """Ids, by the key that lists them in ``section``, that no condition has; and pre-encoded conditions that nothing uses."""
+    known = conditioning.ids() if conditioning else []
     for key, names in ids.items():
         for index, name in enumerate(names):
             if name not in known and name not in INJECTED_IDS:
                 there = f"; it has: {', '.join(known)}" if known else "; there are none"
                 yield Mistake((section, key, index), f"{name!r} is not an id in conditioning.configs{there}", "conflict")
+    conditioners = [block.id for block in conditioning.configs] if conditioning else []
+    for item in conditioning.pre_encoded_keys if conditioning else []:
+        if item not in conditioners and not any(item in names for names in ids.values()):
+            there = f"is not an id in conditioning.configs ({', '.join(conditioners)}), and nothing in {section} uses it"
+            yield Mistake(("conditioning", "pre_encoded_keys"), f"{item!r} {there}", "conflict")
 
 
 def wrong_widths(
@@ -623,7 +643,7 @@ def _backbone_multiple(block: Component) -> int | None:
         if not all(type(number) is int and number > 0 for number in numbers):
             return None
         multiple *= math.prod(numbers)
-    return multiple
+    return _product_of(multiple, block.value("stft_hop_length")) if block.value("use_stft") else multiple
 
 
 def _first_value(block: Component, *keys: str) -> tuple[str, Any] | None:

@@ -87,10 +87,14 @@ class DiscriminatorBlock(Component):
 
 
 class BottleneckWeights(Strict):
-    """Weight of the bottleneck's own loss term."""
+    """Weights of the bottleneck's own loss terms: those that it has, by name without ``_loss``. Unless given, its defaults hold."""
 
     kl: float | None = None
     mmd: float | None = None
+    quantizer: float | None = None
+    codebook: float | None = None
+    commitment: float | None = None
+    softnorm: float | None = None
 
 
 class BottleneckLoss(Strict):
@@ -152,7 +156,7 @@ class DiffusionCondDemo(Strict):
 
     demo_every: PositiveInt = 2000
     demo_steps: PositiveInt = 250
-    num_demos: PositiveInt
+    num_demos: NonNegativeInt
     demo_cfg_scales: list[float]
     demo_cond: list[dict[str, Any]] = []
     demo_cond_from_batch: bool = False
@@ -166,6 +170,7 @@ class DiffusionOptimizers(Strict):
     """Optimizers by what they update."""
 
     diffusion: OptimizerConfig
+    discriminator: OptimizerConfig | None = None
 
 
 class InpaintMasks(Strict):
@@ -210,8 +215,14 @@ class DiffusionCondTraining(Strict):
     p_one_shot: Probability = 0.0
     inpainting: Inpainting | None = None
     demo: DiffusionCondDemo | None = None
+    clip_grad_norm: float = 0.0
+    arc: dict[str, Any] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
+        if self.arc is not None:  # released models say how they were made
+            yield Mistake(("arc",), "warning: adversarial post-training is not available; the model can be used only", "warning")
+        elif self.clip_grad_norm:
+            yield Mistake(("clip_grad_norm",), "warning: has an effect with 'arc' only", "warning")
         if self.optimizer_configs is None and self.learning_rate is None:
             yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
         options = ("timestep_sampler_options",)
@@ -221,7 +232,7 @@ class DiffusionCondTraining(Strict):
 class DiffusionCondInpaintDemo(DiffusionCondDemo):
     """What to fill in while training, and how often. Items and conditions come from the data."""
 
-    num_demos: PositiveInt = 8
+    num_demos: NonNegativeInt = 8
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from ()

@@ -174,6 +174,11 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
         return (audio, metadata), ""
 
+    @property
+    def num_unreadable(self) -> int:
+        """How many files have turned out to be unreadable so far."""
+        return int((self.lengths == UNREADABLE).sum())
+
     def summary(self) -> str:
         """How many files have turned out to be unreadable so far, and the first few of them."""
         bad = (self.lengths == UNREADABLE).nonzero().flatten().tolist()

@@ -20,7 +20,7 @@ Metadata keys that every item has:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from stable_audio_tools.families import DATASETS
 
@@ -39,4 +39,18 @@ class ItemKey(NamedTuple):
     seed: int
 
 
-__all__ = ["DATASETS", "ItemKey"]
+@runtime_checkable
+class Summarised(Protocol):
+    """A dataset that can say which of its files were of no use; a training run says so when it ends."""
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many files have turned out to be unreadable so far."""
+        ...
+
+    def summary(self) -> str:
+        """How many files have turned out to be unreadable so far, and the first few of them."""
+        ...
+
+
+__all__ = ["DATASETS", "ItemKey", "Summarised"]

@@ -52,7 +52,7 @@ class ClassRule(NamedTuple):
 
     def matches(self, caption: str) -> bool:
         """Whether the caption belongs to the class. Whole words count, in singular or plural; case and punctuation do not."""
-        text = _words(caption)
+        text = _spaced(caption)
         return any(_contains(text, phrase) for phrase in self.wanted) and not any(_contains(text, phrase) for phrase in self.unwanted)
 
 
@@ -98,7 +98,7 @@ def parse_classes(spec: str) -> list[ClassRule]:
         alternatives = [alternative.strip() for alternative in part.split("|")]
         wanted = tuple(word for word in alternatives if not word.startswith("!"))
         unwanted = tuple(word[1:].strip() for word in alternatives if word.startswith("!"))
-        if not wanted or not all(_words(phrase).strip() for phrase in wanted + unwanted):
+        if not wanted or not all(words_of(phrase) for phrase in wanted + unwanted):
             raise ConfigError(f"classes {spec!r}: class {number} is {part.strip()!r}; write words, as in 'kick|bass drum,hat|hi-hat|!open'")
         if wanted[0] in [rule.name for rule in rules]:
             raise ConfigError(f"classes {spec!r}: {wanted[0]!r} names two classes; give one of them another first word")
@@ -292,19 +292,24 @@ def _decibels(power: Tensor) -> Tensor:
     return 10 * (power + 10 ** (FLOOR_DB / 10)).log10()
 
 
-def _words(text: str) -> str:
-    """Lower case, one space around every word: ``"Hi-Hats!"`` -> ``" hi hats "``."""
-    return " " + "".join(word + " " for word in re.findall(r"[^\W_]+", text.lower()))
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case: ``"Hi-Hats!"`` -> ``["hi", "hats"]``."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _spaced(text: str) -> str:
+    """One space around every word: ``"Hi-Hats!"`` -> ``" hi hats "``."""
+    return " " + "".join(word + " " for word in words_of(text))
 
 
 def _contains(text: str, phrase: str) -> bool:
-    stem = _words(phrase).rstrip()
+    stem = _spaced(phrase).rstrip()
     return any(f"{stem}{plural} " in text for plural in ("", "s", "es"))
 
 
 def _too_few(name: str, num_files: int, captions: Sequence[str], *, min_files: int, num_shared: int) -> str:
     """The message for a class with too few files: what was found, and what there is instead."""
-    counts = Counter(word for caption in captions for word in set(_words(caption).split()) - STOP_WORDS)
+    counts = Counter(word for caption in captions for word in set(words_of(caption)) - STOP_WORDS)
     words = sorted(counts, key=lambda word: (-counts[word], word))
     common = ", ".join(f"{word} ({counts[word]})" for word in words[:12])
     guess = closest(name, [word for word in words if counts[word] >= min_files])

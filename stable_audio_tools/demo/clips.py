@@ -17,13 +17,15 @@ from stable_audio_tools.audio import load, save, to_mono
 from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.data.metadata import read_captions
 from stable_audio_tools.demo.captions import caption, test_prompt
-from stable_audio_tools.demo.classes import select_classes, split
+from stable_audio_tools.demo.classes import features, select_classes, split
+from stable_audio_tools.demo.propose import propose_classes
 from stable_audio_tools.demo.synth import CLASSES, NUM_SAMPLES, SAMPLE_RATE, make_sound
 from stable_audio_tools.errors import AudioError, ConfigError
 
 logger = logging.getLogger(__name__)
 CAPTIONS_PER_CLIP = 24
 MIN_FILES = 8  # of a class in a real folder
+FADE_SECONDS = 0.05  # at the end of a clip: a sound that is cut there would end in a click, which a model learns like anything else
 HELD_OUT_SHARE = 0.25
 SENTENCES = ("the sound of {}", "a recording of {}", "just one {}, please", "this is {}, played once")  # training never sees these
 
@@ -103,13 +105,13 @@ def synthesised(folder: Path, *, num_train: int, num_held_out: int, seed: int) -
     return ClipSet(tuple(clips), f"{len(clips)} sounds of {len(CLASSES)} classes, synthesised by this program", prompts)
 
 
-def chosen(audio_dir: Path, captions: Path | None, spec: str, *, seed: int) -> ClipSet:
+def chosen(audio_dir: Path, captions: Path | None, spec: str | None, *, seed: int) -> ClipSet:
     """Choose files of a real folder by their captions.
 
     Args:
         audio_dir: The folder.
         captions: CSV table ``path,caption``; None is ``captions.csv`` in the folder.
-        spec: Classes, see `classes.parse_classes`.
+        spec: Classes, see `classes.parse_classes`; None chooses words of the captions whose files sound different.
         seed: Of the split into training and held-out files.
 
     Raises:
@@ -125,6 +127,10 @@ def chosen(audio_dir: Path, captions: Path | None, spec: str, *, seed: int) -> C
     if not paths:
         raise ConfigError(f"{captions}: none of its {len(rows)} paths is a file below {audio_dir}")
     texts = [str(rows[path]["prompt"]) for path in paths]
+    how = ""
+    if spec is None:
+        spec = ",".join(_proposed([str(audio_dir / path) for path in paths], texts))
+        how = f" ({spec}: words of the captions, chosen because they sound different; --classes names others)"
     selection = select_classes(texts, spec, min_files=MIN_FILES)
     parts = split(selection.classes, held_out_share=HELD_OUT_SHARE, seed=seed)
     clips = [
@@ -138,7 +144,13 @@ def chosen(audio_dir: Path, captions: Path | None, spec: str, *, seed: int) -> C
         len(clips), len(selection.classes), selection.num_unmatched, selection.num_ambiguous,
     )  # fmt: skip
     prompts = {members.name: tuple(sentence.format(_with_article(members.name)) for sentence in SENTENCES) for members in selection.classes}
-    return ClipSet(tuple(clips), f"{len(clips)} files of {len(selection.classes)} classes from {audio_dir}", prompts)
+    return ClipSet(tuple(clips), f"{len(clips)} files of {len(selection.classes)} classes from {audio_dir}{how}", prompts)
+
+
+def _proposed(paths: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Classes that can be told apart by ear."""
+    clips, audio = load_clips([Clip(path, "", (text,), is_held_out=False) for path, text in zip(paths, texts, strict=True)])
+    return propose_classes([clip.captions[0] for clip in clips], features(audio[:, 0], SAMPLE_RATE))
 
 
 def _wordings(text: str, name: str) -> tuple[str, ...]:
@@ -152,7 +164,9 @@ def _with_article(words: str) -> str:
 
 
 def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_samples: int = NUM_SAMPLES) -> tuple[list[Clip], Tensor]:
-    """Decode clips to mono of one length: cut or padded at the end, peaks at 0.8. Files that cannot be decoded are left out and named.
+    """Decode clips to mono of one length: cut with a short fade, or padded at the end, peaks at 0.8.
+
+    Files that cannot be decoded are left out and named.
 
     Args:
         clips: The clips.
@@ -168,19 +182,21 @@ def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_sam
     good: list[Clip] = []
     samples: list[Tensor] = []
     reasons: list[str] = []
+    fade = ((num_samples - 1 - torch.arange(num_samples)) / (FADE_SECONDS * sample_rate)).clamp(max=1)  # (T,), from 1 to 0
     for clip in clips:
         try:
-            audio = to_mono(load(clip.path, num_frames=num_samples, sample_rate=sample_rate).samples)  # (1, T)
+            audio = to_mono(load(clip.path, num_frames=num_samples, sample_rate=sample_rate).samples)  # (1, at most T)
         except AudioError as error:
             reasons.append(str(error))
             logger.warning("skipped: %s", error)
             continue
+        audio = torch.nn.functional.pad(audio, (0, num_samples - audio.shape[-1])) * fade  # (1, T)
         peak = float(audio.abs().max())
         if peak < 1e-4:
             reasons.append(f"{clip.path}: silent")
             logger.warning("skipped: %s: silent", clip.path)
             continue
-        samples.append(torch.nn.functional.pad(audio * (0.8 / peak), (0, num_samples - audio.shape[-1])))
+        samples.append(audio * (0.8 / peak))
         good.append(clip)
     if not good:
         raise AudioError(f"none of {len(clips)} clips can be used: {reasons[0] if reasons else 'there are none'}")

@@ -54,8 +54,8 @@ class DemoSettings:
         output: Folder for everything it makes.
         audio_dir: A real folder of sounds; None synthesises some.
         captions: CSV table ``path,caption`` for it; None is ``captions.csv`` in the folder.
-        classes: Classes in the real folder, by what captions contain; see `classes.parse_classes`.
-        minutes: How long to train at most.
+        classes: Classes in the real folder, by what captions contain; see `classes.parse_classes`. None chooses some.
+        minutes: How long to train at most; None is 5 for synthesised sounds, 10 for a real folder.
         max_steps: How many steps to train at most.
         batch_size: Clips per step.
         num_train: Synthesised clips per class to train on.
@@ -68,13 +68,20 @@ class DemoSettings:
     audio_dir: Path | None = None
     captions: Path | None = None
     classes: str | None = None
-    minutes: float = 5.0
+    minutes: float | None = None
     max_steps: int = 3000
     batch_size: int = 32
     num_train: int = 100
     num_held_out: int = 30
     clips_per_class: int = 8
     seed: int = 0
+
+    @property
+    def time_limit(self) -> float:
+        """Minutes of training."""
+        if self.minutes is not None:
+            return self.minutes
+        return 5.0 if self.audio_dir is None else 10.0
 
     def fingerprint(self) -> str:
         """Tells apart settings that lead to different results. Time limits do not count: a demo may be given more time."""
@@ -100,8 +107,9 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
     output = settings.output
     _refuse_folder(output, settings, fresh)
     clips = _known_clips(settings, fresh)
-    _make_folder(output, settings, fresh)
-    use_half = has_fast_bfloat16()
+    decided = None if fresh else _marker(output).get("use_half")  # once: what was timed on a busy machine may come out differently later
+    use_half = has_fast_bfloat16() if decided is None else decided
+    _make_folder(output, settings, fresh, use_half)
     for line in plan(settings, use_half):
         say(line)
 
@@ -164,8 +172,8 @@ def plan(settings: DemoSettings, use_half: bool) -> list[str]:
     precision = "bfloat16, which this processor computes quickly" if use_half else "float32"
     return [
         f"This trains a small text-to-audio model on {what}, generates from prompts it has not seen, and measures the result.",
-        f"It trains for at most {settings.minutes:g} minutes (in {precision}) and takes about {settings.minutes + 2:.0f} minutes in all. "
-        "Ctrl-C stops it; the same command goes on.",
+        f"It trains for at most {settings.time_limit:g} minutes (in {precision}) and takes about {settings.time_limit + 2:.0f} minutes "
+        "in all. Ctrl-C stops it; the same command goes on.",
         f"Everything goes to {settings.output}/.",
     ]
 
@@ -215,27 +223,30 @@ def _refuse_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
     """Leave alone what is not this demo's."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output}: is a file; name a folder with --output")
-    found = _fingerprint(output)
+    found = _marker(output).get("fingerprint")
     if found is None and output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output}: is not empty and holds no demo; choose another folder with --output")
     if found is not None and found != settings.fingerprint() and not fresh:
         raise ConfigError(f"{output}: holds a demo with other settings; throw it away with --fresh, or choose another folder with --output")
 
 
-def _make_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
-    if fresh and _fingerprint(output) is not None:
+def _make_folder(output: Path, settings: DemoSettings, fresh: bool, use_half: bool) -> None:
+    if fresh and _marker(output):
         shutil.rmtree(output)
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
     with atomic_path(output / MARKER) as path:
-        path.write_text(json.dumps({**shown, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({**shown, "use_half": use_half, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
-def _fingerprint(output: Path) -> str | None:
-    """Of the settings of the demo in a folder; None if there is no demo in it. Other programs have a settings.json, too."""
+def _marker(output: Path) -> dict[str, Any]:
+    """Settings of the demo in a folder; empty if there is no demo in it. Other programs have a settings.json, too."""
     try:
-        return json.loads((output / MARKER).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        found = json.loads((output / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "fingerprint" in found else {}
 
 
 def _known_clips(settings: DemoSettings, fresh: bool) -> ClipSet | None:
@@ -245,8 +256,6 @@ def _known_clips(settings: DemoSettings, fresh: bool) -> ClipSet | None:
         return read_clip_set(done)
     if settings.audio_dir is None:
         return None
-    if settings.classes is None:
-        raise ConfigError("a real folder needs --classes: what captions contain, as in 'kick|bass drum,snare,piano'")
     return chosen(settings.audio_dir, settings.captions, settings.classes, seed=settings.seed)
 
 
@@ -254,7 +263,7 @@ def _train(settings: DemoSettings, config: dict[str, Any], num_clips: int, use_h
     """Train, or go on training; the last checkpoint, or None if it was stopped."""
     folder = settings.output / "training"
     existing = find_checkpoints(folder)
-    limit = TimeLimit(settings.minutes * 60, settings.max_steps, say)
+    limit = TimeLimit(settings.time_limit * 60, settings.max_steps, say)
     repeat = max(1, -(-20 * settings.batch_size // num_clips))
     result = train(
         TrainOptions(

@@ -1,4 +1,4 @@
-"""The published call shapes of the samplers, which live in `stable_audio_tools.sampling`.
+"""Kept import path: the published call shapes of the samplers; `stable_audio_tools.sampling` has them all.
 
 New code takes `stable_audio_tools.sampling.run.sample`, which has all samplers, grids and shifts.
 """
@@ -18,7 +18,7 @@ from stable_audio_tools.sampling import run, schedules
 from stable_audio_tools.sampling.objectives import VObjective
 from stable_audio_tools.sampling.samplers.base import OnStep, Step
 from stable_audio_tools.sampling.shifts import DistributionShift, FluxDistributionShift, Length, LogSNRShift, Shift
-from stable_audio_tools.sampling.timesteps import truncated_logit_normal
+from stable_audio_tools.sampling.timesteps import truncated_logistic_normal_rescaled
 
 Model = Callable[..., Any]
 Callback = Callable[[dict[str, Any]], Any]
@@ -27,11 +27,6 @@ Callback = Callable[[dict[str, Any]], Any]
 def get_alphas_sigmas(t: Tensor) -> tuple[Tensor, Tensor]:
     """Weights of data and noise at times ``t`` of the v objective."""
     return VObjective().alpha_sigma(t)
-
-
-def truncated_logistic_normal_rescaled(shape: Any, left_trunc: float = 0.075, right_trunc: float = 1.0) -> Tensor:
-    """A logit-normal cut off at both ends and stretched to [0, 1]."""
-    return truncated_logit_normal(shape, left_trunc, right_trunc)
 
 
 def build_schedule(
@@ -290,7 +285,7 @@ def _flow(
         steps, sigmas = None, steps
     if sigmas is None:
         if steps is None:
-            raise ValueError(f"sampler {name!r} needs steps or sigmas")
+            raise TypeError(f"sampler {name!r} needs steps or sigmas")
         sigmas = build_schedule(steps, sigma_max, dist_shift, fallback_seq_len=x.shape[-1])
     sigmas = sigmas.float().cpu() if sigmas.dim() == 1 else sigmas.float().to(x.device)
     network = _network(model, extra_args)

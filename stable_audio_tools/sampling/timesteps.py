@@ -65,10 +65,16 @@ class LogitNormalTimesteps(TimestepSampler):
 class TruncatedLogitNormalTimesteps(TimestepSampler):
     """A logit-normal cut off at 0.075 and stretched to [0, 1], then flipped: noisy times more often, pure data never."""
 
-    LOW = 0.075
-
     def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
-        return (1 - truncated_logit_normal((batch_size,), self.LOW)).to(device)
+        return (1 - truncated_logistic_normal_rescaled([batch_size])).to(device)
+
+
+def truncated_logistic_normal_rescaled(shape: Sequence[int] | int, left_trunc: float = 0.075, right_trunc: float = 1.0) -> Tensor:
+    """Draw from ``sigmoid(z)``, z ~ N(0, 1), cut off outside [left_trunc, right_trunc] and stretched to [0, 1]."""
+    low, high = (_normal_cdf(torch.logit(torch.tensor(bound))) for bound in (left_trunc, right_trunc))
+    quantile = low + (high - low) * _normal_cdf(torch.randn(shape))
+    normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-1 + 1e-7, 1 - 1e-7))
+    return (torch.sigmoid(normal) - left_trunc) / (right_trunc - left_trunc)
 
 
 @TIMESTEPS.register("log_snr")
@@ -88,14 +94,6 @@ class LogSNRTimesteps(TimestepSampler):
     def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
         logsnr = torch.randn(batch_size) * self.std_logsnr + self.mean_logsnr
         return torch.sigmoid(-logsnr).clamp(1e-4, 1 - 1e-4).to(device)
-
-
-def truncated_logit_normal(shape: Sequence[int] | int, low: float = 0.075, high: float = 1.0) -> Tensor:
-    """``sigmoid(z)`` with z ~ N(0, 1), cut off at ``low`` and ``high`` and stretched to [0, 1]."""
-    lowest, highest = (_normal_cdf(torch.logit(torch.tensor(end))) for end in (low, high))
-    quantile = lowest + (highest - lowest) * _normal_cdf(torch.randn(shape))
-    normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-1 + 1e-7, 1 - 1e-7))
-    return (torch.sigmoid(normal) - low) / (high - low)
 
 
 def _normal_cdf(x: Tensor) -> Tensor:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.training.ema import EMA
+from stable_audio_tools.training.randomness import isolated_randomness, random_state, restore_random_state
 
 Batch = tuple[Tensor, Any]
+VALIDATION_SEED = 42
 
 
 class TrainingWrapper(pl.LightningModule):
@@ -31,6 +32,7 @@ class TrainingWrapper(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._random_state: dict[str, Any] | None = None
+        self._validation = ExitStack()
 
     def frozen_modules(self) -> Iterator[nn.Module]:
         """Parts that training does not change."""
@@ -42,6 +44,11 @@ class TrainingWrapper(pl.LightningModule):
         for module in self.frozen_modules():
             module.eval()
         return self
+
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Whether some steps leave trainable parameters without a gradient; processes that average gradients have to be told."""
+        return False
 
     @property
     def model(self) -> nn.Module:
@@ -74,33 +81,13 @@ class TrainingWrapper(pl.LightningModule):
             restore_random_state(self._random_state)
             self._random_state = None
 
+    def on_validation_start(self) -> None:
+        """Validate with the same random numbers each time: its losses are comparable, and training goes on as if there were none."""
+        self._validation.enter_context(isolated_randomness(VALIDATION_SEED))
 
-def random_state() -> dict[str, Any]:
-    """The state of every global random stream, as plain data that a weights-only load accepts."""
-    version, internal, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": (version, list(internal), gauss),
-        "numpy": {
-            **numpy_state,
-            "state": {"key": torch.from_numpy(numpy_state["state"]["key"].astype("int64")), "pos": int(numpy_state["state"]["pos"])},
-        },
-    }
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Undo whatever was drawn since `random_state`."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    numpy_state = dict(state["numpy"])
-    inner = numpy_state["state"]
-    numpy_state["state"] = {"key": inner["key"].numpy().astype("uint32"), "pos": inner["pos"]}
-    np.random.set_state(numpy_state)
+    def on_validation_end(self) -> None:
+        """Give training its random numbers back."""
+        self._validation.close()
 
 
 def unbatch(batch: Any) -> Batch:
@@ -113,4 +100,13 @@ def unbatch(batch: Any) -> Batch:
     return reals, metadata
 
 
-__all__ = ["WRAPPERS", "Batch", "TrainingWrapper", "random_state", "restore_random_state", "unbatch"]
+def padding_mask_of(metadata: Sequence[Mapping[str, Any]], length: int, device: torch.device) -> Tensor | None:
+    """Which of ``length`` frames are audio and not padding: (B, length); None unless every item has a ``padding_mask``."""
+    if not metadata or not all("padding_mask" in item for item in metadata):
+        return None
+    masks = [item["padding_mask"] for item in metadata]
+    stacked = torch.stack([mask[0] if isinstance(mask, (list, tuple)) else mask for mask in masks]).float().to(device)
+    return F.interpolate(stacked.view(len(masks), 1, -1), size=length, mode="nearest")[:, 0].bool()
+
+
+__all__ = ["WRAPPERS", "Batch", "TrainingWrapper", "padding_mask_of", "unbatch"]

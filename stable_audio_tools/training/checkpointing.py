@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class CheckpointCallback(pl.Callback):
         self.last_path: Path | None = None
         self.stop_signal: int | None = None
         self._last_step = -1
+        self._is_stopping = False
+        self._limit_val_batches: Any = None
         self._previous_handlers: dict[int, Any] = {}
 
     # ---- signals ---------------------------------------------------------------------------------------------------------------
@@ -59,34 +62,57 @@ class CheckpointCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals that ask a run to stop."""
         self._last_step = trainer.global_step
+        self._is_stopping = False
+        if trainer.is_global_zero:
+            for half in self.folder.glob(".epoch=*.ckpt.*.tmp"):  # of a run that was killed while it wrote
+                half.unlink(missing_ok=True)
+        self._limit_val_batches = trainer.limit_val_batches
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.stop_signal = number
-        signal.signal(number, self._previous_handlers.get(number) or signal.SIG_DFL)  # a second one is not waited for
-        logger.warning("%s: saving a checkpoint after this step, then stopping", signal.Signals(number).name)
+        # A second one is not waited for. What handled SIGTERM before is Lightning's own handler, which would only take note of it.
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else self._previous_handlers[number])
+        with suppress(RuntimeError):  # the signal came while the main program was writing to the same stream
+            logger.warning("%s: saving a checkpoint after this step, then stopping", signal.Signals(number).name)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+    def _give_back(self, trainer: pl.Trainer) -> None:
+        # Before Lightning puts back what it found itself, so not in teardown(), which comes after that: its own handler, which swallows
+        # SIGTERM, would stay for good.
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         self._previous_handlers.clear()
+        trainer.limit_val_batches = self._limit_val_batches
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._give_back(trainer)
 
     # ---- saving ----------------------------------------------------------------------------------------------------------------
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if it is time to, or if the run is asked to stop."""
+        self._hear_from_others(trainer)
+        self._is_stopping |= trainer.should_stop or self.stop_signal is not None
+        is_step = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        trainer.should_stop = self._is_stopping and is_step  # half of a step's gradients would be lost: the step is finished first
         if self.stop_signal is not None:
+            trainer.limit_val_batches = 0  # whoever asked may not wait that long
+        # Here rather than when training has ended: by then the loops have moved on to the next pass.
+        if trainer.should_stop or (is_step and (trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps)):
             self.save(trainer)
-            trainer.should_stop = True
-        elif trainer.should_stop or trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            self.save(trainer)  # here rather than when training has ended: by then the loops have moved on to the next pass
+
+    def _hear_from_others(self, trainer: pl.Trainer) -> None:
+        """All processes stop after the same step, even if the signal reached one of them, or reached them in different steps."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.stop_signal is not None, all=False):
+            self.stop_signal = self.stop_signal or signal.SIGTERM
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where the run ended."""
+        """Save where the run ended, and give the signals back."""
         self.save(trainer)
+        self._give_back(trainer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the model's config."""
@@ -101,7 +127,9 @@ class CheckpointCallback(pl.Callback):
         trainer.save_checkpoint(path)
         self.last_path = path
         if trainer.is_global_zero and self.keep_last > 0:
-            for old in find_checkpoints(self.folder)[: -self.keep_last]:
+            # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
+            by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
+            for old in by_age[: -self.keep_last]:
                 old.unlink(missing_ok=True)
 
 

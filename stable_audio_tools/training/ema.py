@@ -41,6 +41,9 @@ class EMA(nn.Module):
         self.update_every, self.update_after_step = update_every, update_after_step
         self.register_buffer("initted", torch.zeros(1))
         self.register_buffer("step", torch.zeros(1, dtype=torch.int64))
+        # What the two buffers hold, as far as it is known: reading them would wait for the GPU in every step.
+        self._known: tuple[int, bool] | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget())
 
     def train(self, mode: bool = True) -> EMA:
         """Stays in eval mode."""
@@ -49,7 +52,7 @@ class EMA(nn.Module):
     @property
     def decay(self) -> float:
         """Weight of the old average in the next update."""
-        return self.decay_at(int(self.step))
+        return self.decay_at(self._state()[0])
 
     def decay_at(self, step: int) -> float:
         """Weight of the old average after ``step`` calls of `update`."""
@@ -61,16 +64,29 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self) -> None:
         """Follow the model by one step. Call it before the optimizer's step, as published runs did."""
-        step = int(self.step)
+        step, is_initialised = self._state()
         self.step += 1
+        self._known = step + 1, is_initialised
         if step % self.update_every:
             return
         averaged, online = self._pairs()
-        if step <= self.update_after_step or not bool(self.initted):
+        if step <= self.update_after_step or not is_initialised:
             torch._foreach_copy_(averaged, online)
-            self.initted.fill_(1.0 if step > self.update_after_step else 0.0)
+            is_initialised = step > self.update_after_step
+            self.initted.fill_(float(is_initialised))
+            self._known = step + 1, is_initialised
         if step > self.update_after_step:
             torch._foreach_lerp_(averaged, online, 1 - self.decay_at(step + 1))
+
+    def forget(self) -> None:
+        """Read ``step`` and ``initted`` again: they were written by someone else."""
+        self._known = None
+
+    def _state(self) -> tuple[int, bool]:
+        """``step`` and ``initted``."""
+        if self._known is None:
+            self._known = int(self.step), bool(self.initted)
+        return self._known
 
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Matching floating-point tensors of the average and of the model."""

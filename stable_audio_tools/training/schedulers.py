@@ -60,12 +60,18 @@ def create_scheduler_from_config(scheduler_config: dict[str, Any], optimizer: to
     name, config = scheduler_config["type"], scheduler_config.get("config", {})
     if name in SCHEDULERS:
         return SCHEDULERS.build(name, config, optimizer=optimizer)
-    known = [key for key in vars(torch.optim.lr_scheduler) if key.endswith("LR") or key.startswith("Cosine")]
-    found = getattr(torch.optim.lr_scheduler, name, None)
+    known = [key for key, value in vars(torch.optim.lr_scheduler).items() if _is_scheduler(value)]
+    found = getattr(torch.optim.lr_scheduler, name) if name in known else None
     if found is None:
-        guess = closest(name, [*known, *SCHEDULERS.names()])
-        raise ConfigError(f"unknown scheduler {name!r}; {f'did you mean {guess!r}?' if guess else f'known: InverseLR, {known}'}")
+        known = [*SCHEDULERS.names(), *known]
+        guess = closest(name, known)
+        raise ConfigError(f"unknown scheduler {name!r}; {f'did you mean {guess!r}?' if guess else f'known: {known}'}")
     try:
         return found(optimizer, **config)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"scheduler {name!r}: {error}") from error
+
+
+def _is_scheduler(value: Any) -> bool:
+    bases = (LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)  # the second one wants a metric, which training does not give it
+    return isinstance(value, type) and issubclass(value, LRScheduler) and value not in bases and not value.__name__.startswith("_")

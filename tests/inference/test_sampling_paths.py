@@ -42,7 +42,7 @@ def test_flow_samplers_take_steps_or_times(name):
     for other in results[1:]:
         torch.testing.assert_close(results[0], other)
     assert [step["i"] for step in seen] == [0, 1, 2, 3] * 2
-    with pytest.raises(ValueError, match="needs steps or sigmas"):
+    with pytest.raises(TypeError, match="needs steps or sigmas"):
         solve(field, NOISE)
 
 

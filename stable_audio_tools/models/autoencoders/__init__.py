@@ -2,7 +2,7 @@
 
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder, create_autoencoder_from_config
 from stable_audio_tools.models.autoencoders.dac import DACDecoderWrapper, DACEncoderWrapper
-from stable_audio_tools.models.autoencoders.diffusion_autoencoder import DiffusionAutoencoder
+from stable_audio_tools.models.autoencoders.diffusion_autoencoder import DiffusionAutoencoder, create_diffAE_from_config
 from stable_audio_tools.models.autoencoders.local_attn import TransformerDecoder1D, TransformerEncoder1D
 from stable_audio_tools.models.autoencoders.oobleck import DecoderBlock, EncoderBlock, OobleckDecoder, OobleckEncoder, ResidualUnit
 from stable_audio_tools.models.autoencoders.same import SAMEDecoder, SAMEEncoder, TransformerResamplingBlock
@@ -13,4 +13,5 @@ __all__ = [
     "AudioAutoencoder", "DACDecoderWrapper", "DACEncoderWrapper", "DecoderBlock", "DiffusionAutoencoder", "EncoderBlock", "OobleckDecoder",
     "OobleckEncoder", "ResidualUnit", "SAMEDecoder", "SAMEEncoder", "SEANetDecoder", "SEANetEncoder", "TAAEBlock", "TAAEDecoder",
     "TAAEEncoder", "TransformerDecoder1D", "TransformerEncoder1D", "TransformerResamplingBlock", "create_autoencoder_from_config",
+    "create_diffAE_from_config",
 ]  # fmt: skip

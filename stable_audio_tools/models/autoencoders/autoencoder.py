@@ -22,6 +22,7 @@ from stable_audio_tools.families import DECODERS, ENCODERS, MODELS
 from stable_audio_tools.models.autoencoders.chunking import map_chunks
 from stable_audio_tools.models.bottlenecks.base import Bottleneck, DiscreteBottleneck
 from stable_audio_tools.models.bottlenecks.build import build_bottleneck
+from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.models.pretransforms.build import build_pretransform
 
@@ -130,9 +131,8 @@ class AudioAutoencoder(nn.Module):
             latents = self.bottleneck.decode(latents)
         assert self.decoder is not None
         audio = _per_item(partial(self.decoder, **kwargs), latents, iterate_batch)
-        if self.pretransform is not None:
-            with nullcontext() if self.pretransform.enable_grad else torch.no_grad():
-                audio = _per_item(self.pretransform.decode, audio, iterate_batch)
+        if self.pretransform is not None:  # even if it is not trained itself, gradients have to get through to the decoder
+            audio = _per_item(self.pretransform.decode, audio, iterate_batch)
         return torch.tanh(audio) if self.soft_clip else audio
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
@@ -150,7 +150,7 @@ class AudioAutoencoder(nn.Module):
         """
         if not isinstance(self.bottleneck, DiscreteBottleneck):
             raise ConfigError(f"decode_tokens: the bottleneck {type(self.bottleneck).__name__} has no tokens; use decode")
-        latents = self.bottleneck.decode_quantized(self.bottleneck.decode_tokens(tokens))  # (B, D', L)
+        latents = self.bottleneck.decode_quantized(self.bottleneck.decode_tokens(tokens)).to(dtype_of(self))  # (B, D', L)
         return self.decode_audio(latents, skip_bottleneck=True, **kwargs)
 
     def forward(self, audio: Tensor) -> Tensor:

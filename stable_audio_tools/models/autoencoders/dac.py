@@ -110,7 +110,7 @@ class DACEncoderWrapper(nn.Module):
         return self.proj_out(self.encoder(x))
 
 
-@DECODERS.register("dac")
+@DECODERS.register("dac", strides_as_applied=True)
 class DACDecoderWrapper(nn.Module):
     """Transposed convolutions and residual units, each block halving the width; ends with tanh: (B, latent_dim, L) -> (B, out_channels, T).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import DiffusionAutoencoderConfig
 from stable_audio_tools.families import BACKBONES, DECODERS, ENCODERS, MODELS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
 from stable_audio_tools.models.bottlenecks.build import build_bottleneck
-from stable_audio_tools.models.layers.parameters import dtype_of
+from stable_audio_tools.models.layers.parameters import dtype_of, halve_parameters
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.models.pretransforms.build import build_pretransform
 from stable_audio_tools.sampling.run import sample
@@ -69,9 +71,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
         self.samples_per_latent = downsampling_ratio * inner
         self.min_length = self.samples_per_latent * diffusion_downsampling_ratio
         if encoder is not None:
-            with torch.no_grad():
-                for parameter in encoder.parameters():
-                    parameter.mul_(0.5)
+            halve_parameters(encoder)
 
     def concat_condition(self, latents: Tensor, *, skip_bottleneck: bool = False) -> Tensor:
         """What the diffusion model is told: latents (B, D, L) through bottleneck and decoder, repeated to (B, W, L downsampling_ratio)."""
@@ -142,3 +142,14 @@ def build_diffusion_autoencoder(config: DiffusionAutoencoderConfig) -> Diffusion
         bottleneck=bottleneck,
         pretransform=pretransform,
     )
+
+
+def create_diffAE_from_config(config: Mapping[str, Any]) -> DiffusionAutoencoder:  # noqa: N802  # kept name
+    """Build a diffusion autoencoder from a config with ``sample_rate`` and ``model``.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
+    parsed = parse_model_config({**config, "model_type": "diffusion_autoencoder"})
+    assert isinstance(parsed, DiffusionAutoencoderConfig)
+    return build_diffusion_autoencoder(parsed)

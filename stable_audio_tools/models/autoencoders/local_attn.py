@@ -136,7 +136,7 @@ class TransformerEncoder1D(nn.Module):
         return self.project_out(self.layers(self.project_in(x))).transpose(1, 2)
 
 
-@DECODERS.register("local_attn", width_key="in_channels", channels_key="out_channels")
+@DECODERS.register("local_attn", width_key="in_channels", channels_key="out_channels", strides_as_applied=True)
 class TransformerDecoder1D(nn.Module):
     """The encoder's mirror image: (B, in_channels, L) -> (B, out_channels, L * prod(ratios)).
 

@@ -234,7 +234,7 @@ class SEANetEncoder(nn.Module):
         return self.model(x)
 
 
-@DECODERS.register("seanet", width_key="dimension", channels_key="channels")
+@DECODERS.register("seanet", width_key="dimension", channels_key="channels", strides_as_applied=True)
 class SEANetDecoder(nn.Module):
     """LSTM layers, then transposed convolutions with residual blocks: (B, dimension, L) -> (B, channels, L * prod(ratios)).
 

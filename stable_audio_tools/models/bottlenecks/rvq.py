@@ -22,6 +22,7 @@ from stable_audio_tools.models.bottlenecks.vae import vae_sample
 from stable_audio_tools.registry import Options
 
 LAPLACE = 1e-5  # smoothing of the code counts
+IGNORED = {"sync_codebook": "codebooks of several processes are always kept equal"}
 
 
 def _summed(x: Tensor) -> Tensor:
@@ -252,7 +253,7 @@ class ResidualVQ(nn.Module):
         return self.project_out(total)
 
 
-@BOTTLENECKS.register("rvq", width_key="dim")
+@BOTTLENECKS.register("rvq", width_key="dim", ignored=IGNORED)
 class RVQBottleneck(DiscreteBottleneck):
     """Residual vector quantization. Tokens: ``quantizer_indices``, (B, L, K)."""
 
@@ -309,7 +310,7 @@ class RVQBottleneck(DiscreteBottleneck):
         return self.quantizer.from_indices(tokens).transpose(1, 2)  # (B, D, L)
 
 
-@BOTTLENECKS.register("rvq_vae", encoder_width=2, width_key="dim")
+@BOTTLENECKS.register("rvq_vae", encoder_width=2, width_key="dim", ignored=IGNORED)
 class RVQVAEBottleneck(RVQBottleneck):
     """A Gaussian sample as of ``vae``, then residual vector quantization as of ``rvq``."""
 

@@ -36,6 +36,7 @@ class SoftNormBottleneck(Bottleneck):
     """
 
     loss_weights: ClassVar[dict[str, float]] = {"softnorm_loss": 1.0}
+    running_std: Tensor | None
 
     def __init__(
         self,
@@ -52,14 +53,7 @@ class SoftNormBottleneck(Bottleneck):
         self.scaling_factor = nn.Parameter(torch.ones(1, dim, 1))
         self.bias = nn.Parameter(torch.zeros(1, dim, 1))
         self.noise_scaling_factor = nn.Parameter(torch.ones(1, noise_augment_dim, 1))
-        # A parameter that is never trained rather than a buffer: averaged copies (EMA) treat the two differently.
-        self.running_std = nn.Parameter(torch.ones(1), requires_grad=False) if auto_scale else None
-
-    def requires_grad_(self, requires_grad: bool = True) -> SoftNormBottleneck:
-        super().requires_grad_(requires_grad)
-        if self.running_std is not None:
-            self.running_std.requires_grad_(False)
-        return self
+        self.register_buffer("running_std", torch.ones(1) if auto_scale else None)
 
     def encode(self, x: Tensor, return_info: bool = False, **kwargs: Any) -> Any:
         check_width(x, self.bias.shape[1], "softnorm bottleneck", "dim")
@@ -68,7 +62,7 @@ class SoftNormBottleneck(Bottleneck):
             if self.training and not self.freeze:
                 with torch.no_grad():
                     self.running_std.lerp_(x.detach().std().to(self.running_std), MOMENTUM).clamp_(min=1e-4)
-            x = x / self.running_std.detach()
+            x = x / self.running_std
         info: dict[str, Tensor] = {}
         if self.training and return_info:
             info["softnorm_loss"] = _divergence(x, dim=2) + 0.4 * _divergence(x, dim=1)
@@ -76,9 +70,9 @@ class SoftNormBottleneck(Bottleneck):
 
     def decode(self, x: Tensor) -> Tensor:
         if self.running_std is not None:
-            x = x * self.running_std.detach()
+            x = x * self.running_std
         if self.noise_regularize:
-            spread = self.running_std.detach() if self.running_std is not None else x.std(dim=-1, keepdim=True)
+            spread = self.running_std if self.running_std is not None else x.std(dim=-1, keepdim=True)
             x = x + torch.randn_like(x) * spread * (TRAIN_NOISE if self.training else EVAL_NOISE)
         if self.noise_augment_dim > 0:
             noise = torch.randn_like(x[:, :1].expand(-1, self.noise_augment_dim, -1))

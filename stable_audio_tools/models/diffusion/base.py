@@ -14,9 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
 
@@ -25,13 +22,6 @@ GUIDANCE = {
     "negative_cross_attn_cond", "negative_cross_attn_mask", "negative_global_cond", "negative_input_concat_cond", "cfg_scale",
     "cfg_dropout_prob", "cfg_interval", "batch_cfg", "rescale_cfg", "scale_phi",
 }  # fmt: skip
-
-
-def halve_parameters(module: nn.Module) -> None:
-    """Multiply all parameters by 0.5: how many of these networks start training."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.mul_(0.5)
 
 
 def refuse(backbone: str, given: Mapping[str, Any]) -> None:
@@ -45,4 +35,4 @@ def refuse(backbone: str, given: Mapping[str, Any]) -> None:
         raise ConfigError(f"backbone {backbone!r} does not take {', '.join(unused)}")
 
 
-__all__ = ["BACKBONES", "GUIDANCE", "UNCOND_BACKBONES", "halve_parameters", "refuse"]
+__all__ = ["BACKBONES", "GUIDANCE", "UNCOND_BACKBONES", "refuse"]

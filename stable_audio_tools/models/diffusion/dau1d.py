@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
-from stable_audio_tools.models.diffusion.base import GUIDANCE, halve_parameters, refuse
+from stable_audio_tools.models.diffusion.base import GUIDANCE, refuse
 from stable_audio_tools.models.layers.activations import Snake1d
 from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import FourierFeatures
-from stable_audio_tools.models.layers.parameters import dtype_of
+from stable_audio_tools.models.layers.parameters import dtype_of, halve_parameters
 from stable_audio_tools.registry import Options
 
 logger = logging.getLogger(__name__)

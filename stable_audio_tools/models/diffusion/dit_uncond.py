@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import UNCOND_BACKBONES
-from stable_audio_tools.models.diffusion.base import halve_parameters
 from stable_audio_tools.models.diffusion.dit import DiffusionTransformer
+from stable_audio_tools.models.layers.parameters import halve_parameters
 from stable_audio_tools.registry import Options
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import DiffusionUncondConfig
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import MODELS, UNCOND_BACKBONES
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.models.pretransforms.build import build_pretransform
@@ -76,3 +79,15 @@ def build_diffusion_uncond(config: DiffusionUncondConfig) -> DiffusionModelWrapp
         pretransform=pretransform,
         diffusion_objective=model.diffusion_objective,
     )
+
+
+def create_diffusion_uncond_from_config(config: Mapping[str, Any]) -> DiffusionModelWrapper:
+    """Build an unconditional diffusion model from its config.
+
+    Raises:
+        ConfigError: With every mistake, or if it is of another type.
+    """
+    parsed = parse_model_config(config)
+    if not isinstance(parsed, DiffusionUncondConfig):
+        raise ConfigError(f"model_type: is {parsed.model_type!r}, but must be 'diffusion_uncond' here; create_model_from_config takes any")
+    return build_diffusion_uncond(parsed)

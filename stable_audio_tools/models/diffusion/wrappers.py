@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import DiffusionCondConfig, DiffusionCondInpaintConfig, shift_of
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, MODELS, SHIFTS
 from stable_audio_tools.models.conditioners.base import as_number
 from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
@@ -222,3 +224,15 @@ def build_diffusion_cond(config: DiffusionCondConfig) -> ConditionedDiffusionMod
 def build_diffusion_cond_inpaint(config: DiffusionCondInpaintConfig) -> ConditionedDiffusionModelWrapper:
     """Conditional (latent) diffusion model that fills gaps: its conditions also say what to keep."""
     return build_diffusion_cond(config)
+
+
+def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
+    """Build a conditional diffusion model from its config.
+
+    Raises:
+        ConfigError: With every mistake, or if it is of another type.
+    """
+    parsed = parse_model_config(config)
+    if not isinstance(parsed, DiffusionCondConfig):
+        raise ConfigError(f"model_type: is {parsed.model_type!r}, but must be 'diffusion_cond' here; create_model_from_config takes any")
+    return build_diffusion_cond(parsed)

@@ -199,8 +199,11 @@ class AudioLanguageModelWrapper(nn.Module):
         inputs = self._inputs(conditioning_tensors)
         batch_size = _batch_size(batch_size, init_data, conditioning, inputs)
         codes = self._codes_to_fill(init_data, batch_size, max_gen_len, device)
-        if cfg_scale != 1.0:
+        is_guided = cfg_scale != 1.0 and inputs.is_guidable
+        if is_guided:
             inputs = _with_null(inputs, cross_attn_use_cfg, prepend_use_cfg)
+        elif cfg_scale != 1.0:
+            logger.warning("guidance has no effect: the language model has no condition that it could leave out")
         pattern = self.lm.pattern_provider.get_pattern(max_gen_len)
         special = self.lm.codebook_size
         sequence, mask = pattern.build_pattern_sequence(codes, special)  # (B, K, S)
@@ -209,7 +212,7 @@ class AudioLanguageModelWrapper(nn.Module):
         cache = self.lm.new_cache() if use_cache else None
         seen = 0
         for step in range(first, pattern.num_steps):
-            logits = self._next_logits(sequence[..., seen:step], keywords, cache, cfg_scale)  # (B, K, V)
+            logits = self._next_logits(sequence[..., seen:step], keywords, cache, cfg_scale if is_guided else None)  # (B, K, V)
             token = sample_tokens(logits, temp=temp, top_k=top_k, top_p=top_p)  # (B, K)
             token = torch.where(mask[:, step], token, special)
             sequence[..., step] = torch.where(sequence[..., step] == UNKNOWN, token, sequence[..., step])
@@ -221,12 +224,10 @@ class AudioLanguageModelWrapper(nn.Module):
         assert not bool((codes == UNKNOWN).any())
         return codes
 
-    def _next_logits(self, new: Tensor, keywords: dict[str, Any], cache: Any, cfg_scale: float) -> Tensor:
-        """Logits of the step after ``new`` (B, K, S), guided: (B, K, V)."""
-        given = [value for value in keywords.values() if value is not None]
-        is_guided = bool(given) and given[0].shape[0] == 2 * new.shape[0]
-        logits = self.lm(torch.cat([new, new]) if is_guided else new, **keywords, cache=cache)[:, :, -1].float()
-        if not is_guided:
+    def _next_logits(self, new: Tensor, keywords: dict[str, Any], cache: Any, cfg_scale: float | None) -> Tensor:
+        """Logits of the step after ``new`` (B, K, S), guided if there is a scale: (B, K, V)."""
+        logits = self.lm(new if cfg_scale is None else torch.cat([new, new]), **keywords, cache=cache)[:, :, -1].float()
+        if cfg_scale is None:
             return logits
         conditional_logits, unconditional_logits = logits.chunk(2)
         return guide(conditional_logits, unconditional_logits, cfg_scale)
@@ -259,12 +260,10 @@ def _keywords(inputs: ConditioningInputs) -> dict[str, Tensor | None]:
 
 def _with_null(inputs: ConditioningInputs, cross_attn_use_cfg: bool, prepend_use_cfg: bool) -> ConditioningInputs:
     """The batch twice, with the conditions that guidance leaves out as zeros in the second half."""
-    if not inputs.is_guidable:
-        logger.warning("guidance has no effect: the language model has no condition that it could leave out")
-        return inputs
-    doubled = inputs.with_null()
-    if inputs.cross_attn is not None and not cross_attn_use_cfg:
-        doubled = replace(doubled, cross_attn=torch.cat([inputs.cross_attn, inputs.cross_attn]))
+    left_out = inputs.cross_attn
+    if left_out is not None and cross_attn_use_cfg:
+        left_out = torch.zeros_like(left_out)
+    doubled = inputs.with_null(left_out)
     if inputs.prepend is not None and not prepend_use_cfg:
         doubled = replace(doubled, prepend=torch.cat([inputs.prepend, inputs.prepend]))
     return doubled

@@ -1,4 +1,4 @@
-"""What pretrained codecs have in common: encoder, residual codebooks and decoder, loaded from a hub or a folder and left as they are."""
+"""Pretrained codecs: encoder, residual codebooks and decoder, loaded from a hub or a folder by ``transformers``, and left as they are."""
 
 from __future__ import annotations
 
@@ -6,68 +6,63 @@ import logging
 from typing import Any
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-from stable_audio_tools.errors import AudioError, CheckpointError
+from stable_audio_tools.errors import AudioError, CheckpointError, ConfigError
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 logger = logging.getLogger(__name__)
 
 
 class CodecPretransform(Pretransform):
-    """Latents of a pretrained codec, divided by ``scale``; T is padded with zeros to whole frames. Subclasses say how it is called.
+    """Latents of a pretrained codec (DAC or EnCodec), divided by ``scale``; T is padded with zeros to whole frames.
+
+    The weights are saved under ``model.``, by the names of ``transformers``, in float32.
 
     Args:
-        model: The codec; its weights are saved under ``model.``.
-        name: What it is called in messages.
-        rate: Its sample rate, in Hz.
+        name: Hugging Face id, or a local folder.
+        part: The registered name, for messages.
+        key: The config key that ``name`` comes from, for messages.
         sample_rate: Of the model around it, in Hz.
-        ratio: Samples per frame.
-        width: Channels of its latents.
-        io_channels: Its audio channels.
-        num_quantizers: Codebooks K.
-        codebook_size: Entries of each.
         scale: Latents are divided by it when encoding, multiplied when decoding.
         quantize_on_decode: Encode to what is not quantised yet, and quantise when decoding; otherwise quantise when encoding.
+        num_quantizers: Codebooks K that are used; None is all.
+
+    Raises:
+        CheckpointError: If there is no such codec.
+        ConfigError: If it has fewer codebooks, or cannot be used here.
     """
 
     def __init__(
-        self,
-        model: Any,
-        *,
-        name: str,
-        rate: int,
-        sample_rate: int,
-        ratio: int,
-        width: int,
-        io_channels: int,
-        num_quantizers: int,
-        codebook_size: int,
-        scale: float,
-        quantize_on_decode: bool,
+        self, name: str, *, part: str, key: str, sample_rate: int, scale: float, quantize_on_decode: bool, num_quantizers: int | None = None
     ) -> None:
+        model = _load(name, part, key)
+        config = model.config
+        self.is_dac = config.model_type == "dac"
+        io_channels = 1 if self.is_dac else config.audio_channels
+        codebooks = config.n_codebooks if self.is_dac else config.num_quantizers
         super().__init__(enable_grad=False, io_channels=io_channels, is_discrete=True)
-        if rate != sample_rate:
+        if num_quantizers is not None and not 1 <= num_quantizers <= codebooks:
+            raise ConfigError(f"pretransform {part!r}: num_quantizers must be from 1 to {codebooks} for {name!r}, got {num_quantizers}")
+        if not self.is_dac and config.normalize:
+            raise ConfigError(
+                f"pretransform {part!r}: {name!r} normalises the loudness of every chunk, of which latents say nothing; use a codec that "
+                "does not, such as 'facebook/encodec_32khz'"
+            )
+        if config.sampling_rate != sample_rate:
             logger.warning(
-                "%s: was trained on %d Hz, and hears all else transposed; the model around it has %d Hz", name, rate, sample_rate
+                "pretransform %r: %r was trained on %d Hz, but the model has %d Hz", part, name, config.sampling_rate, sample_rate
             )
         self.model: Any = model.requires_grad_(False).eval()
-        self.name = name
-        self.sample_rate = rate
-        self.downsampling_ratio = ratio
-        self.encoded_channels = width
-        self.num_quantizers = num_quantizers
-        self.codebook_size = codebook_size
+        self.part = part
+        self.sample_rate: int = config.sampling_rate
+        self.downsampling_ratio = config.hop_length
+        self.encoded_channels = config.hidden_size
+        self.num_quantizers: int = num_quantizers if num_quantizers is not None else codebooks
+        self.codebook_size: int = config.codebook_size
         self.scale = scale
         self.quantize_on_decode = quantize_on_decode
-
-    def to_codes(self, latents: Tensor) -> Tensor:
-        """Latents (B, D, L) -> tokens (B, K, L)."""
-        raise NotImplementedError
-
-    def from_codes(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, K, L) -> latents (B, D, L)."""
-        raise NotImplementedError
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
         latents = self._embed(x)
@@ -87,9 +82,20 @@ class CodecPretransform(Pretransform):
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         return self._synthesise(self.from_codes(tokens))
 
+    def to_codes(self, latents: Tensor) -> Tensor:
+        """Latents (B, D, L) -> tokens (B, K, L)."""
+        quantizer = self.model.quantizer
+        tokens = quantizer(latents)[1] if self.is_dac else rearrange(quantizer.encode(latents), "k b l -> b k l")
+        return tokens[:, : self.num_quantizers]  # each codebook knows what those before it leave over, and nothing of those after it
+
+    def from_codes(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, K, L) -> latents (B, D, L)."""
+        quantizer = self.model.quantizer
+        return quantizer.from_codes(tokens)[0] if self.is_dac else quantizer.decode(rearrange(tokens, "b k l -> k b l"))
+
     def _embed(self, x: Tensor) -> Tensor:
         if x.shape[1] != self.io_channels:
-            raise AudioError(f"{self.name} takes audio of {self.io_channels} channel(s), got {x.shape[1]}")
+            raise AudioError(f"pretransform {self.part!r} takes audio of {self.io_channels} channel(s), got {x.shape[1]}")
         return self.model.encoder(F.pad(x, (0, -x.shape[-1] % self.downsampling_ratio)))  # (B, D, L)
 
     def _synthesise(self, latents: Tensor) -> Tensor:
@@ -97,35 +103,25 @@ class CodecPretransform(Pretransform):
         return F.pad(audio, (0, latents.shape[-1] * self.downsampling_ratio - audio.shape[-1]))  # odd strides lose a few samples
 
 
-def load_codec(loader: Any, name: str, *, what: str, key: str) -> Any:
-    """A codec of ``transformers``, in float32.
-
-    Args:
-        loader: Its class.
-        name: Hugging Face id, or a local folder.
-        what: What to call it in messages.
-        key: The config key that names it.
-
-    Raises:
-        CheckpointError: If it is in neither place, or is something else.
-    """
-    from transformers import AutoConfig
+def _load(name: str, part: str, key: str) -> Any:
+    from transformers import AutoConfig, DacModel, EncodecModel
     from transformers.utils import logging as transformers_logging
 
+    loaders: dict[str, Any] = {"dac": DacModel, "encodec": EncodecModel}
     show_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a bar for reading a local file says nothing
     try:
-        config = AutoConfig.from_pretrained(name)
-        if not isinstance(config, loader.config_class):
-            raise CheckpointError(f"{what} {name!r}: holds a {config.model_type!r} model, but must be a {loader.config_class.model_type!r}")
-        return loader.from_pretrained(name).float()
-    except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        found = AutoConfig.from_pretrained(name).model_type
+        if found not in loaders:
+            raise CheckpointError(f"pretransform {part!r}: {name!r} holds a {found!r} model, but must hold one of {', '.join(loaders)}")
+        return loaders[found].from_pretrained(name).float()
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{what} {name!r}: it is neither a local folder nor in the local cache, and could not be downloaded ({reason}); check the name "
-            f"and the network, or set {key} to a folder that holds it"
+            f"pretransform {part!r}: {name!r} is neither a local folder nor in the local cache, and could not be downloaded ({reason}); "
+            f"check the name and the network, or set {key} to a folder that holds it"
         ) from error
     finally:
         if show_progress:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
-
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
-from stable_audio_tools.models.pretransforms.codec import CodecPretransform, load_codec
+from stable_audio_tools.models.pretransforms.codec import CodecPretransform
 
 
 @PRETRANSFORMS.register("dac_pretrained", ignored={"chunked": "has never had an effect; audio is encoded and decoded in one piece"})
@@ -33,32 +31,16 @@ class PretrainedDACPretransform(CodecPretransform):
         scale: float = 1.0,
         quantize_on_decode: bool = True,
     ) -> None:
-        from transformers import DacModel
-
         if model_path is None and model_bitrate != "8kbps":
             raise ConfigError(
                 f"pretransform 'dac_pretrained': there is no download of the {model_bitrate} weights in the format of transformers; "
                 "convert them and set model_path to the folder"
             )
-        name = model_path or f"descript/dac_{model_type}"
-        model = load_codec(DacModel, name, what="DAC", key="model_path")
-        config = model.config
         super().__init__(
-            model,
-            name="pretransform 'dac_pretrained'",
-            rate=config.sampling_rate,
+            model_path or f"descript/dac_{model_type}",
+            part="dac_pretrained",
+            key="model_path",
             sample_rate=sample_rate,
-            ratio=config.hop_length,
-            width=config.hidden_size,
-            io_channels=1,
-            num_quantizers=config.n_codebooks,
-            codebook_size=config.codebook_size,
             scale=scale,
             quantize_on_decode=quantize_on_decode,
         )
-
-    def to_codes(self, latents: Tensor) -> Tensor:
-        return self.model.quantizer(latents)[1]
-
-    def from_codes(self, tokens: Tensor) -> Tensor:
-        return self.model.quantizer.from_codes(tokens)[0]

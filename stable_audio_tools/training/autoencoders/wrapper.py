@@ -77,6 +77,10 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             yield self.autoencoder.encoder
 
     @property
+    def has_idle_parameters(self) -> bool:
+        return self.discriminator is not None or self.training_config.encoder_freeze_on_warmup
+
+    @property
     def is_warmed_up(self) -> bool:
         """Whether the adversarial terms are on."""
         return self.global_step >= self.training_config.warmup_steps
@@ -84,11 +88,9 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         model = self.autoencoder_ema.ema_model if self.ema_prefix else self.autoencoder
-        was_training = model.training
         try:
             yield model.eval()
         finally:
-            model.train(was_training)
             self.train(self.training)
 
     def configure_optimizers(self) -> Any:
@@ -143,9 +145,10 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
                 terms["l2_time_loss"] = losses.time.weights.l2 * decay * F.mse_loss(decoded.float(), reals.float())
         bottleneck = self.autoencoder.bottleneck
         configured = losses.bottleneck.weights.model_dump(exclude_none=True) if losses.bottleneck else {}
-        for name, default in (bottleneck.loss_weights if bottleneck is not None else {}).items():
-            if name in info:
-                terms[f"{name}_loss"] = configured.get(name, default) * info[name]
+        for key, default in (bottleneck.loss_weights if bottleneck is not None else {}).items():
+            if key in info:
+                name = key.rpartition("/")[2].removesuffix("_loss")  # "vq/codebook_loss" is "codebook" in configs, "codebook_loss" in logs
+                terms[f"{name}_loss"] = configured.get(name, default) * info[key]
         return terms
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -193,7 +196,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         return {"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)}, {}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the reconstruction losses of the averaged model."""
+        """Log the reconstruction losses."""
         reals, _ = unbatch(batch)
         reals, decoded, info = self.reconstruct(reals)
         terms = self.reconstruction_losses(reals, decoded, info)

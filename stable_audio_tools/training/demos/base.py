@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -20,6 +16,7 @@ from stable_audio_tools.audio.plot import spectrogram_image
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.log_sinks import LogSink
+from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
 
@@ -86,33 +83,16 @@ class DemoCallback(pl.Callback):
         Returns:
             The WAV file.
         """
-        stem = self._folder / f"{name}_{step:08d}"
+        path = self._folder / f"{name}_{step:08d}.wav"
         audio = audio.float().cpu()
-        path = stem.with_suffix(".wav")
         # Only what would clip is turned down: a normalised demo would hide wrong levels.
         save(
             path, peak_normalize(audio) if float(audio.abs().max()) > 1 else audio, sample_rate, metadata={"step": str(step), "name": name}
         )
-        picture = spectrogram_image(audio, sample_rate, stem.with_suffix(".png"), title=f"{name}, step {step}")
+        picture = spectrogram_image(audio, sample_rate, self._folder / f"{name}_{step:08d}.png", title=f"{name}, step {step}")
         self.sink.log_audio(name, path, audio, sample_rate, step)
         self.sink.log_image(f"{name}_melspec", picture, step)
         return path
 
 
-@contextmanager
-def isolated_randomness(seed: int) -> Iterator[None]:
-    """Seed every global random stream, and put them back as they were on exit."""
-    python, numpy = random.getstate(), np.random.get_state()
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-__all__ = ["DEMOS", "DemoCallback", "isolated_randomness"]
+__all__ = ["DEMOS", "DemoCallback"]

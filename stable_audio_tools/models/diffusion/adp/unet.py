@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.diffusion.adp.attention import AttentionShape, Transformer1d
 from stable_audio_tools.models.diffusion.adp.blocks import Patcher, ResnetBlock1d, Unpatcher, downsample, upsample
+from stable_audio_tools.models.diffusion.adp.stft import STFT
 from stable_audio_tools.models.layers.embeddings import LearnedPositionalEmbedding
 
 
@@ -109,6 +110,12 @@ class UNet1d(nn.Module):
         kernel_multiplier_downsample: Taps of the downsampling convolutions, relative to their factor; even.
         use_nearest_upsample: Upsample by repetition and a convolution, instead of a transposed convolution.
         use_skip_scale: Scale skip connections by ``2 ** -0.5``.
+        use_stft: Work on the spectrum: in the frames of an STFT instead of samples.
+        use_stft_context: Take what is concatenated to the input through the STFT, too.
+        stft_num_fft: Window length of the transform, in samples; needed with ``use_stft``. Odd, so that T samples make T / hop frames.
+        stft_hop_length: Samples between frames.
+        stft_window_length: Length of the window, in samples; None is ``stft_num_fft``.
+        stft_use_complex: Real and imaginary parts, instead of magnitudes and phases.
         out_channels: Channels of the output; None is ``in_channels``.
         context_features: Width of the global condition; None is none.
         context_features_multiplier: Width of the mapping of time and global condition, relative to ``channels``.
@@ -134,6 +141,12 @@ class UNet1d(nn.Module):
         kernel_multiplier_downsample: int = 2,
         use_nearest_upsample: bool = False,
         use_skip_scale: bool = True,
+        use_stft: bool = False,
+        use_stft_context: bool = False,
+        stft_num_fft: int | None = None,
+        stft_hop_length: int = 256,
+        stft_window_length: int | None = None,
+        stft_use_complex: bool = False,
         out_channels: int | None = None,
         context_features: int | None = None,
         context_features_multiplier: int = 4,
@@ -152,8 +165,10 @@ class UNet1d(nn.Module):
             )
         if len(context_channels) > levels + 1:
             raise ConfigError(f"U-Net of {levels} levels takes at most {levels + 1} context_channels, got {len(context_channels)}")
+        if use_stft and (stft_num_fft is None or not stft_num_fft % 2):
+            raise ConfigError(f"U-Net with use_stft needs an odd stft_num_fft, got {stft_num_fft}")
         self.in_channels = in_channels
-        self.length_multiple = math.prod(factors) * patch_size
+        self.length_multiple = math.prod(factors) * patch_size * (stft_hop_length if use_stft else 1)
         self.context_channels = [*context_channels, *[0] * (levels + 1 - len(context_channels))]
         widths = [channels * multiplier for multiplier in multipliers]
         mapping_width = channels * context_features_multiplier if use_context_time or context_features else None
@@ -165,6 +180,10 @@ class UNet1d(nn.Module):
         self.to_features = (
             nn.Sequential(nn.Linear(context_features, mapping_width), nn.GELU()) if context_features and mapping_width is not None else None
         )
+        self.stft = STFT(stft_num_fft, stft_hop_length, stft_window_length, stft_use_complex) if use_stft and stft_num_fft else None
+        self.use_stft_context = use_stft and use_stft_context
+        spread = self.stft.channels_per_channel if self.stft is not None else 1
+        width_in = in_channels * spread + self.context_channels[0] * (spread if self.use_stft_context else 1)
         common = _Common(
             groups=resnet_groups,
             mapping_width=mapping_width,
@@ -174,7 +193,7 @@ class UNet1d(nn.Module):
             nearest=use_nearest_upsample,
             skip_scale=2**-0.5 if use_skip_scale else 1.0,
         )
-        self.to_in = Patcher(in_channels + self.context_channels[0], widths[0], patch_size, mapping_width)
+        self.to_in = Patcher(width_in, widths[0], patch_size, mapping_width)
         self.downsamples = nn.ModuleList(
             _Down(
                 common, widths[i], widths[i + 1], factor=factors[i], num_blocks=num_blocks[i], attention=attentions[i],
@@ -189,7 +208,8 @@ class UNet1d(nn.Module):
             )
             for i in reversed(range(levels))
         )  # fmt: skip
-        self.to_out = Unpatcher(widths[0], out_channels if out_channels is not None else in_channels, patch_size, mapping_width)
+        width_out = (out_channels if out_channels is not None else in_channels) * spread
+        self.to_out = Unpatcher(widths[0], width_out, patch_size, mapping_width)
 
     def forward(
         self,
@@ -220,6 +240,12 @@ class UNet1d(nn.Module):
         concats = iter(self._concats(channels_list or ()))
         context = _Context(self._mapping(t, features), embedding, embedding_mask)
         first = next(concats)
+        length = x.shape[-1]
+        if self.stft is not None:
+            dtype = x.dtype
+            x = self.stft.encode(x).to(dtype)
+            if first is not None and self.use_stft_context:
+                first = self.stft.encode(first).to(dtype)
         x = self.to_in(x if first is None else torch.cat([x, first], dim=1), context.mapping)
         start = x
         skips: list[list[Tensor]] = []
@@ -229,7 +255,8 @@ class UNet1d(nn.Module):
         x = self.bottleneck(x, context)
         for up in self.upsamples:
             x = up(x, skips.pop(), context)
-        return self.to_out(x + start, context.mapping)
+        x = self.to_out(x + start, context.mapping)
+        return x if self.stft is None else self.stft.decode(x, length).to(x.dtype)
 
     def _concats(self, given: Sequence[Tensor]) -> list[Tensor | None]:
         """One entry per level, None where nothing is concatenated."""

@@ -12,8 +12,8 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
 from stable_audio_tools.models.diffusion.adp.cfg import UNetCFG1d
 from stable_audio_tools.models.diffusion.adp.unet import UNet1d
-from stable_audio_tools.models.diffusion.base import GUIDANCE, halve_parameters, refuse
-from stable_audio_tools.models.layers.parameters import dtype_of
+from stable_audio_tools.models.diffusion.base import GUIDANCE, refuse
+from stable_audio_tools.models.layers.parameters import dtype_of, halve_parameters
 from stable_audio_tools.registry import Options
 
 

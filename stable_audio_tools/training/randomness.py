@@ -1,0 +1,52 @@
+"""The global random streams: saved, restored, and lent to something that must not disturb them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random stream, as plain data that a weights-only load accepts."""
+    version, internal, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": (version, list(internal), gauss),
+        "numpy": {
+            **numpy_state,
+            "state": {"key": torch.from_numpy(numpy_state["state"]["key"].astype("int64")), "pos": int(numpy_state["state"]["pos"])},
+        },
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Undo whatever was drawn since `random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy_state = dict(state["numpy"])
+    inner = numpy_state["state"]
+    numpy_state["state"] = {"key": inner["key"].numpy().astype("uint32"), "pos": inner["pos"]}
+    np.random.set_state(numpy_state)
+
+
+@contextmanager
+def isolated_randomness(seed: int) -> Iterator[None]:
+    """Seed every global random stream, and put them back as they were on exit."""
+    before = random_state()
+    try:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
+    finally:
+        restore_random_state(before)

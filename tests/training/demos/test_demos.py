@@ -1,0 +1,120 @@
+"""Demos write sound and pictures, and leave the run that they watch alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from stable_audio_tools.audio import load, probe
+from stable_audio_tools.audio.tags import read_metadata
+from stable_audio_tools.checkpoint import weights_hash
+from stable_audio_tools.training.demos.base import DemoCallback
+
+
+def picture_of(path):
+    from matplotlib.image import imread
+
+    return imread(path)
+
+
+def names_in(folder):
+    return sorted(path.name for path in (folder / "demos").iterdir())
+
+
+def demos_of(config, **demo):
+    config["training"]["demo"] |= demo
+    return config
+
+
+def test_autoencoder_demos_are_originals_beside_reconstructions(train_briefly, tiny_autoencoder):
+    result = train_briefly(demos_of(tiny_autoencoder(), demo_every=2), max_steps=4, demos=True)
+    assert names_in(result.folder) == sorted(f"recon_{step:08d}.{suffix}" for step in (0, 2, 4) for suffix in ("wav", "png"))
+    clip = load(result.folder / "demos" / "recon_00000004.wav")
+    assert (clip.sample_rate, tuple(clip.samples.shape)) == (8000, (1, 2 * 2 * 1024))
+    original, decoded = clip.samples[:, :1024], clip.samples[:, 1024:2048]
+    assert 0.1 < float(original.std()) < 0.3 and not torch.allclose(original, decoded, atol=0.05)
+
+
+def test_diffusion_demos_are_the_configured_prompts_at_every_scale(train_briefly, tiny_diffusion):
+    prompts = [{"prompt": prompt, "seconds_start": 0, "seconds_total": 1} for prompt in ("a kick", "a bell")]
+    config = demos_of(tiny_diffusion(), demo_every=3, num_demos=2, demo_cond=prompts, demo_cfg_scales=[1, 4.5])
+    result = train_briefly(config, max_steps=4, demos=True)
+    stems = [f"demo_cfg_{scale}_{step:08d}" for scale in ("1", "4.5") for step in (0, 3)]
+    assert names_in(result.folder) == sorted(f"{stem}.{suffix}" for stem in stems for suffix in ("wav", "png"))
+    for stem in stems:
+        info = probe(result.folder / "demos" / f"{stem}.wav")
+        assert (info.sample_rate, info.num_channels, info.num_frames) == (8000, 1, 2 * 1024)
+        picture = picture_of(result.folder / "demos" / f"{stem}.png")
+        assert min(picture.shape[:2]) > 100 and float(np.std(picture[..., :3])) > 0.02, "an empty picture"
+
+
+def test_files_say_what_they_are(train_briefly, tiny_diffusion):
+    result = train_briefly(tiny_diffusion(), max_steps=1, demos=True)
+    tags = read_metadata(result.folder / "demos" / "demo_cfg_1_00000000.wav")
+    assert (tags["name"], tags["step"]) == ("demo_cfg_1", "0")
+
+
+def test_demos_can_take_their_conditions_from_the_batch(train_briefly, tiny_diffusion):
+    config = demos_of(tiny_diffusion(), demo_cond=[], demo_cond_from_batch=True, num_demos=2)
+    result = train_briefly(config, max_steps=1, demos=True, batch_size=3)
+    assert probe(result.folder / "demos" / "demo_cfg_1_00000000.wav").num_frames == 2 * 1024
+
+
+@pytest.mark.parametrize("objective", ["v", "rectified_flow", "rf_denoiser"])
+def test_demos_of_all_objectives_work(train_briefly, tiny_diffusion, objective):
+    result = train_briefly(tiny_diffusion(objective=objective), max_steps=1, demos=True)
+    clip = load(result.folder / "demos" / "demo_cfg_1_00000000.wav").samples
+    assert bool(clip.isfinite().all()) and float(clip.abs().max()) > 0
+
+
+def test_demos_change_nothing_about_the_run(train_briefly, tiny_autoencoder, tiny_diffusion):
+    for make in (tiny_autoencoder, tiny_diffusion):
+        hashes = set()
+        for every in (1, 3, None):
+            result = train_briefly(demos_of(make(), demo_every=every or 1), max_steps=4, demos=every is not None)
+            hashes.add(weights_hash(result.wrapper.state_dict()))
+            assert result.wrapper.model.training or every is None
+        assert len(hashes) == 1
+
+
+class Probe(DemoCallback):
+    """A demo that draws random numbers, and fails at given steps."""
+
+    def __init__(self, *failing, every=1):
+        super().__init__(every)
+        self.failing, self.drawn = failing, {}
+
+    def demo(self, wrapper, batch, step):
+        self.drawn[step] = float(torch.rand(()))
+        if step in self.failing:
+            raise RuntimeError("out of memory")
+        self.emit("clip", torch.full((1, 800), 2.0 if step else 0.5), 8000, step)
+
+
+def test_a_demo_that_fails_is_reported_and_counted_and_the_run_goes_on(train_briefly, tiny_diffusion, caplog):
+    probe_ = Probe(0, 2)
+    result = train_briefly(tiny_diffusion(), max_steps=3, callbacks=[probe_])
+    assert result.step == 3 and probe_.num_failed == 2
+    assert "the demo of step 0 failed (1 failed so far); training goes on" in caplog.text
+    assert "the demo of step 2 failed (2 failed so far); training goes on" in caplog.text
+    assert "RuntimeError: out of memory" in caplog.text
+    assert names_in(result.folder) == [f"clip_{step:08d}.{suffix}" for step in (1, 3) for suffix in ("png", "wav")]
+
+
+def test_every_demo_has_the_same_random_numbers(train_briefly, tiny_diffusion):
+    probe_ = Probe(every=2)
+    train_briefly(tiny_diffusion(), max_steps=4, callbacks=[probe_])
+    assert list(probe_.drawn) == [0, 2, 4] and len(set(probe_.drawn.values())) == 1
+
+
+def test_only_what_would_clip_is_turned_down(train_briefly, tiny_diffusion):
+    result = train_briefly(tiny_diffusion(), max_steps=1, callbacks=[Probe()])
+    quiet, loud = (load(result.folder / "demos" / f"clip_{step:08d}.wav").samples for step in (0, 1))
+    assert float(quiet.abs().max()) == pytest.approx(0.5, abs=1e-3)
+    assert float(loud.abs().max()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_demos_can_go_to_another_folder(train_briefly, tiny_diffusion, tmp_path):
+    probe_ = Probe()
+    probe_.folder = tmp_path / "elsewhere"
+    train_briefly(tiny_diffusion(), max_steps=1, callbacks=[probe_])
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 4

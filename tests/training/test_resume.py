@@ -1,0 +1,373 @@
+"""A run that is stopped and resumed makes the same losses, bit for bit, as one that is not (one process, float32)."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+
+from stable_audio_tools.checkpoint import weights_hash
+from stable_audio_tools.models.conditioners.t5 import frozen_t5_encoder
+from stable_audio_tools.training.checkpointing import find_checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 12
+SCHEDULE = {"type": "InverseLR", "config": {"inv_gamma": 10, "power": 0.5, "warmup": 0.5}}
+ADAM = {"optimizer": {"type": "AdamW", "config": {"lr": 1e-3}}, "scheduler": SCHEDULE}
+
+
+@pytest.fixture(scope="session")
+def configs(tiny_autoencoder, tiny_diffusion):
+    """Model configs by name. Everything that draws random numbers or keeps a state is on somewhere."""
+    return {
+        "autoencoder": tiny_autoencoder(),
+        "adversary": tiny_autoencoder(adversary=True, optimizer_configs={"autoencoder": ADAM, "discriminator": ADAM}),
+        "masked": tiny_autoencoder(channels=2, latent_mask_ratio=0.3),
+        "diffusion": tiny_diffusion(optimizer_configs={"diffusion": ADAM}, mask_padding=True, mask_padding_dropout=0.5),
+        "raw": tiny_diffusion(pretransform=False, objective="v", timestep_sampler="logit_normal", p_one_shot=0.3),
+    }
+
+
+class Losses(pl.Callback):
+    """The loss of every batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(outputs["loss"].item())
+
+
+class Interrupt(pl.Callback):
+    """Sends a signal to this process while the given batch, counted from 1, is under way."""
+
+    def __init__(self, batch, number=signal.SIGTERM):
+        self.left, self.number = batch, number
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(self.number)
+
+
+@pytest.fixture(scope="session")
+def run(configs, train_briefly):
+    def run(config, /, *callbacks, max_steps=STEPS, **options):
+        losses = Losses()
+        result = train_briefly(configs[config], max_steps=max_steps, callbacks=[losses, *callbacks], **options)
+        return result, losses.seen
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(run):
+    """``uninterrupted(name, **options)``: losses and hash of the weights of a run that nobody stops; each is made once."""
+    made = {}
+
+    def get(name, **options):
+        key = (name, str(options))
+        if key not in made:
+            result, losses = run(name, **options)
+            made[key] = losses, weights_hash(result.wrapper.state_dict())
+        return made[key]
+
+    return get
+
+
+def assert_resumes(run, uninterrupted, name, stop, number=signal.SIGTERM, *, batches=None, **options):
+    """Stop in batch ``stop``; the run must end after ``batches``, and go on as if nothing had happened."""
+    expected, expected_hash = uninterrupted(name, **options)
+    stopped, first = run(name, Interrupt(stop, number), **options)
+    assert stopped.stop_signal == number
+    assert len(first) == (batches or stop)
+    resumed, second = run(name, ckpt_path=stopped.checkpoint, **options)
+    assert resumed.stop_signal is None
+    assert first + second == expected
+    assert resumed.folder == stopped.folder
+    assert weights_hash(resumed.wrapper.state_dict()) == expected_hash
+
+
+# ---- in this process: every place of a pass ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 10])
+@pytest.mark.parametrize("name", ["autoencoder", "adversary", "diffusion"])
+def test_resumes_bit_equal_mid_pass_and_at_its_end(run, uninterrupted, name, stop):
+    """A pass has 5 batches: 4 is before its last, 5 its last, 6 the first of the next."""
+    assert_resumes(run, uninterrupted, name, stop)
+
+
+@pytest.mark.parametrize("name", ["masked", "raw"])
+def test_resumes_bit_equal_with_other_random_streams(run, uninterrupted, name):
+    assert_resumes(run, uninterrupted, name, 7, signal.SIGINT)
+
+
+def test_resumes_bit_equal_with_an_encoder_that_is_loaded_on_first_use(shared, tiny_diffusion, train_briefly):
+    """Loading it must not move the random streams: the uninterrupted run loads it in its first batch, the resumed one in another."""
+    t5 = {"t5_model_name": str(shared / "fixtures" / "t5-tiny"), "max_length": 8}
+    config = tiny_diffusion()
+    config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "t5", "config": t5}
+
+    def go(*callbacks, **options):
+        frozen_t5_encoder.cache_clear()  # as in a new process
+        losses = Losses()
+        return train_briefly(config, max_steps=8, callbacks=[losses, *callbacks], **options), losses.seen
+
+    _, expected = go()
+    stopped, first = go(Interrupt(3))
+    _, second = go(ckpt_path=stopped.checkpoint)
+    assert first + second == expected
+
+
+@pytest.mark.parametrize(("name", "stop"), [("diffusion", 3), ("adversary", 5)])
+def test_resumes_bit_equal_with_workers(run, uninterrupted, name, stop):
+    assert_resumes(run, uninterrupted, name, stop, num_workers=2)
+    assert uninterrupted(name, num_workers=2) == uninterrupted(name)
+
+
+def test_a_run_can_be_stopped_again_and_again(run, uninterrupted):
+    expected, _ = uninterrupted("adversary")
+    losses, checkpoint = [], None
+    for _ in range(4):
+        options = {} if checkpoint is None else {"ckpt_path": checkpoint}
+        result, part = run("adversary", Interrupt(3), **options)
+        losses, checkpoint = losses + part, result.checkpoint
+    assert losses == expected
+
+
+@pytest.mark.parametrize(("stop", "batches"), [(1, 2), (2, 2), (3, 4), (5, 5), (6, 7), (8, 9)])
+def test_with_gradient_accumulation_a_step_is_finished_first(run, uninterrupted, stop, batches):
+    """Two batches make a step, and the fifth of a pass makes one of its own. Half of a step's gradients cannot be saved."""
+    assert_resumes(run, uninterrupted, "diffusion", stop, batches=batches, accum_batches=2, max_steps=7)
+
+
+def test_time_limits_wait_for_the_end_of_a_step_too(run, uninterrupted):
+    class Limit(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.should_stop = trainer.should_stop or batch_idx == 2
+
+    expected, _ = uninterrupted("diffusion", accum_batches=2, max_steps=7)
+    stopped, first = run("diffusion", Limit(), accum_batches=2, max_steps=7)
+    assert (stopped.stop_signal, len(first), stopped.step) == (None, 4, 2)
+    _, second = run("diffusion", accum_batches=2, max_steps=7, ckpt_path=stopped.checkpoint)
+    assert first + second == expected
+
+
+@pytest.mark.parametrize("stop", [3, 5])
+@pytest.mark.parametrize(("name", "val_every"), [("autoencoder", -1), ("autoencoder", 2), ("diffusion", 2)])
+def test_validation_and_demos_leave_training_alone(run, uninterrupted, noises, name, val_every, stop):
+    options = {"val_dataset_config": noises, "val_every": val_every, "demos": True}
+    assert_resumes(run, uninterrupted, name, stop, **options)
+    assert uninterrupted(name, **options) == uninterrupted(name)
+
+
+def test_a_run_that_is_asked_to_stop_does_not_validate_first(run, noises):
+    class Validations(pl.Callback):
+        count = 0
+
+        def on_validation_start(self, trainer, pl_module):
+            self.count += 1
+
+    validations = Validations()
+    run("autoencoder", Interrupt(5), validations, val_dataset_config=noises)
+    assert validations.count == 0
+    run("autoencoder", validations, val_dataset_config=noises, max_steps=5)
+    assert validations.count == 1
+
+
+def test_every_periodic_checkpoint_resumes_bit_equal(run, uninterrupted):
+    expected, _ = uninterrupted("diffusion")
+    whole, losses = run("diffusion", checkpoint_every=3)
+    assert losses == expected
+    paths = find_checkpoints(whole.folder)
+    assert [path.name for path in paths] == ["epoch=0-step=3.ckpt", "epoch=1-step=6.ckpt", "epoch=1-step=9.ckpt", "epoch=2-step=12.ckpt"]
+    for index, path in enumerate(paths[:-1], start=1):
+        _, rest = run("diffusion", ckpt_path=path)
+        assert rest == expected[3 * index :]
+
+
+def test_longer_training_goes_on_from_a_finished_run(run, uninterrupted):
+    expected, _ = uninterrupted("adversary")
+    short, first = run("adversary", max_steps=5)
+    _, second = run("adversary", ckpt_path=short.checkpoint)
+    assert first + second == expected
+
+
+def test_recover_takes_the_newest_readable_checkpoint(run, uninterrupted, tmp_path, caplog):
+    expected, _ = uninterrupted("autoencoder")
+    where = {"save_dir": tmp_path, "name": "mine", "run_folder": tmp_path / "mine" / "20260101-000000"}
+    first, losses = run("autoencoder", max_steps=7, checkpoint_every=4, **where)
+    first.checkpoint.write_bytes(first.checkpoint.read_bytes()[:1000])
+    caplog.set_level("INFO", "stable_audio_tools")
+    result, rest = run("autoencoder", recover=True, save_dir=tmp_path, name="mine")
+    assert losses[:4] + rest == expected
+    assert result.folder == first.folder
+    assert "not recovering from it" in caplog.text and "epoch=0-step=4.ckpt" in caplog.text
+
+
+def test_recover_starts_afresh_where_there_is_nothing(run, uninterrupted, tmp_path):
+    expected, _ = uninterrupted("autoencoder")
+    result, losses = run("autoencoder", recover=True, save_dir=tmp_path, name="mine")
+    assert losses == expected and result.folder.parent == tmp_path / "mine"
+
+
+def test_signals_are_given_back_and_a_second_one_does_not_wait(run):
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run("autoencoder", Interrupt(2), Watch())
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert seen[0] is not signal.SIG_DFL and seen[1] is signal.SIG_DFL
+
+
+# ---- real processes: python train.py, killed at some moment ---------------------------------------------------------------------------
+
+SLOW_DATA = """import time
+
+def get_custom_metadata(info, audio):
+    time.sleep({seconds})
+    return {{"prompt": info["relpath"], "seconds_start": 0, "seconds_total": 1}}
+"""
+
+
+class Script:
+    """``python train.py`` on a model, in a folder, on sounds that take their time to load."""
+
+    def __init__(self, folder, model_config, sounds, *flags):
+        self.folder, self.flags = folder, flags
+        self.started = []
+        (folder / "model.json").write_text(json.dumps(model_config))
+        for name, seconds in (("slow", 0.03), ("data", 0.0)):
+            (folder / f"{name}.py").write_text(SLOW_DATA.format(seconds=seconds))
+            entry = {"id": "noises", "path": str(sounds), "custom_metadata_module": f"{name}.py"}
+            (folder / f"{name}.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
+
+    def start(self, *flags, data="data", save_dir="runs"):
+        command = [sys.executable, str(ROOT / "train.py"), "--model-config", "model.json", "--dataset-config", f"{data}.json"]
+        command += f"--name x --save-dir {save_dir} --batch-size 2 --logger csv --accelerator cpu --precision 32".split()
+        with (self.folder / "log.txt").open("a") as log:
+            process = subprocess.Popen(
+                [*command, *self.flags, *flags],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a group of its own, so that a signal to all of it does not reach us
+            )
+        self.started.append(process)
+        return process
+
+    def kill(self):
+        """End what a failed test left running."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def log(self):
+        return (self.folder / "log.txt").read_text()
+
+    def rows(self, save_dir="runs"):
+        (table,) = (self.folder / save_dir).glob("x/*/metrics/metrics.csv")
+        with table.open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def wait_for_step(self, process, step, seconds=120.0):
+        deadline = time.monotonic() + seconds
+        while not any(int(path.stem.rpartition("=")[2]) >= step for path in find_checkpoints(self.folder / "runs")):
+            assert process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def script(tmp_path, configs, write_noises):
+    """``script(name, *flags, num_sounds=10)``: a `Script` in this test's folder."""
+    made = []
+
+    def make(name, *flags, num_sounds=10):
+        made.append(Script(tmp_path, configs[name], write_noises(tmp_path / "noises", num_sounds), *flags))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.kill()
+
+
+def losses_of(rows):
+    """Step -> numbers of that step. A row of an adversarial game repeats the other player's last numbers; those are left out."""
+    turns = (("step", "train/loss", "train/mrstft_loss", "train/gen_lr"), ("step", "train/discriminator_loss", "train/disc_lr"))
+    kept = []
+    for row in rows:
+        own = turns[int(row["step"]) % 2] if "train/discriminator_loss" in row else row.keys()
+        kept.append({key: row[key] for key in own if key != "epoch"})
+    return kept
+
+
+def assert_killing_is_harmless(script, number, *, whole_group, resume, extra=6):
+    process = script.start("--checkpoint-every", "3", data="slow")
+    script.wait_for_step(process, 3)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    assert process.wait(timeout=120) == 128 + number, script.log()
+    last = find_checkpoints(script.folder / "runs")[-1]
+    step = int(last.stem.rpartition("=")[2])
+    assert re.search(
+        rf"stopped at step {step}; go on with --ckpt-path '?{re.escape(str(last.relative_to(script.folder)))}'?\n", script.log()
+    )
+    assert len(script.rows()) == step
+    steps = ("--max-steps", str(step + extra))
+    flags = ("--recover",) if resume == "--recover" else ("--ckpt-path", str(last))
+    assert script.start(*flags, *steps, data="slow").wait(timeout=120) == 0, script.log()
+    assert script.start(*steps, save_dir="whole").wait(timeout=120) == 0, script.log()
+    assert losses_of(script.rows()) == losses_of(script.rows("whole"))
+    assert [int(row["step"]) for row in script.rows()] == list(range(step + extra))
+
+
+def test_killed_process_resumes_bit_equal(script):
+    assert_killing_is_harmless(script("diffusion", "--num-workers", "0"), signal.SIGTERM, whole_group=False, resume="--ckpt-path")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the second process in /proc")
+@pytest.mark.parametrize(("name", "target"), [("diffusion", "first"), ("adversary", "second")])
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script, name, target):
+    flags = ("--num-workers", "0", "--devices", "2", "--strategy", "ddp", "--checkpoint-every", "3")
+    script = script(name, *flags, num_sounds=20)
+    process = script.start(data="slow")
+    script.wait_for_step(process, 3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid if target == "first" else int(children[0]), signal.SIGTERM)
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM, script.log()
+    assert len(list(script.folder.glob("runs/x/*"))) == 1, "one folder per run, whatever its processes"
+    last = find_checkpoints(script.folder / "runs")[-1]
+    step = int(last.stem.rpartition("=")[2])
+    assert script.start("--ckpt-path", str(last), "--max-steps", str(step + 3)).wait(timeout=120) == 0, script.log()
+    assert [int(row["step"]) for row in script.rows()] == list(range(step + 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number", "whole_group", "workers", "flags"),
+    [
+        ("autoencoder", signal.SIGINT, True, 0, ()),
+        ("autoencoder", signal.SIGTERM, True, 2, ()),
+        ("adversary", signal.SIGTERM, False, 0, ()),
+        ("adversary", signal.SIGINT, True, 2, ()),
+        ("diffusion", signal.SIGTERM, True, 2, ()),
+        ("diffusion", signal.SIGINT, True, 2, ("--accum-batches", "2")),
+    ],
+)
+def test_killed_processes_of_all_kinds_resume_bit_equal(script, name, number, whole_group, workers, flags):
+    assert_killing_is_harmless(script(name, "--num-workers", str(workers), *flags), number, whole_group=whole_group, resume="--recover")
