@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
             metadata |= file.custom_metadata(metadata, audio) or {}
         if metadata.pop("__reject__", False):
             return None, f"{file.path}: rejected by the metadata module"
-        for name, extra in metadata.pop("__audio__", {}).items():
+        for name, extra in _further_audio(file, metadata.pop("__audio__", {})).items():
             start = min(plan.start, extra.shape[-1])
             cropped = pad_crop(extra, self.sample_size, start=start).audio * polarity
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
@@ -186,6 +186,17 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         return f"{len(bad)} of {len(self.files)} files unreadable{f' ({names})' if bad else ''}"
 
 
+def _further_audio(file: _File, given: Any) -> Mapping[str, Tensor]:
+    """What a metadata module returned as ``__audio__``, checked."""
+    if not isinstance(given, Mapping):
+        raise DataError(f"{file.path}: __audio__ is a dictionary of audio (C, T) by name, got {type(given).__name__}")
+    for name, extra in given.items():
+        if not isinstance(extra, Tensor) or extra.dim() != 2 or not extra.is_floating_point():
+            shape = f"{extra.dtype} {tuple(extra.shape)}" if isinstance(extra, Tensor) else type(extra).__name__
+            raise DataError(f"{file.path}: __audio__[{name!r}] is a float tensor (C, T), got {shape}")
+    return given
+
+
 def _stream(key: int | ItemKey, purpose: str | int) -> Any:
     """Randomness of one attempt at an item. A stream for each, so that a file which fails leaves no trace in what takes its place."""
     if not isinstance(key, ItemKey):
@@ -196,20 +207,9 @@ def _stream(key: int | ItemKey, purpose: str | int) -> Any:
 def _files_of(config: LocalDatasetConfig) -> list[_File]:
     folder = Path(config.path)
     paths = find_audio_files(folder)
-    captions = config.captions
-    if captions is not None and captions.table is not None and captions.caption is None:
-        known = [path for path in paths if captions.key in captions(path)]
-        if len(known) < len(paths):
-            missing = sorted(set(paths) - set(known))
-            names = ", ".join(path.name for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
-            logger.warning(
-                "%s: left out %d of %d files that have no caption in %s (%s); add them, or give the folder a 'caption'",
-                folder, len(missing), len(paths), captions.table, names,
-            )  # fmt: skip
-        if not known:
-            raise DataError(f"{captions.table}: none of its paths is a file below {folder}; paths are relative to that folder")
-        paths = known
-    return [_File(path, folder, captions, config.custom_metadata_fn) for path in paths]
+    if config.captions is not None:
+        paths = config.captions.select(paths)
+    return [_File(path, folder, config.captions, config.custom_metadata_fn) for path in paths]
 
 
 @DATASETS.register("audio_dir")
@@ -241,14 +241,11 @@ def audio_dir(
 
 def _local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
     path = resolve(folder.path, base_dir)
-    module = folder.custom_metadata_module
     table = resolve(folder.captions_file, base_dir) if folder.captions_file else None
-    return LocalDatasetConfig(
-        folder.id,
-        str(path),
-        MetadataModule(resolve(module, base_dir)) if module else None,
-        Captions(path, table=table, caption=folder.caption),
-    )
+    module = MetadataModule(resolve(folder.custom_metadata_module, base_dir)) if folder.custom_metadata_module else None
+    if module is not None:
+        module.load()  # only to find its mistakes now: each worker runs it anew, since open files cannot be shared
+    return LocalDatasetConfig(folder.id, str(path), module, Captions(path, table=table, caption=folder.caption))
 
 
 def resolve(path: str, base_dir: Path | None) -> Path:

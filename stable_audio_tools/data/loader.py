@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.errors import StableAudioError
 
 
 class ResumableSampler(DistributedSampler[ItemKey]):
@@ -78,7 +79,7 @@ class ResumableLoader(DataLoader[Any]):
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
+        for batch in _with_plain_errors(batches):
             self._delivered += 1
             yield batch
 
@@ -97,6 +98,18 @@ class ResumableLoader(DataLoader[Any]):
         sampler.set_epoch(state["epoch"])
         sampler.start = state["batches"] * (self.batch_size or 1)
         self._delivered = state["batches"]
+
+
+def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Our errors as they were raised in a worker: torch hands them over with the worker's traceback for a message."""
+    try:
+        yield from batches
+    except StableAudioError as error:
+        kind = type(error)
+        _, marker, message = str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+        if not marker:
+            raise
+        raise kind(message.strip()) from error
 
 
 def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:

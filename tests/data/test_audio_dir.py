@@ -268,6 +268,20 @@ def test_further_audio_may_be_shorter_than_the_start_of_the_crop(with_module):
     assert info["tail"].shape == (2, 500)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("None", r"0.\.wav: __audio__ is a dictionary of audio \(C, T\) by name, got NoneType"),
+        ("{'x': 3}", r"0.\.wav: __audio__\['x'\] is a float tensor \(C, T\), got int"),
+        ("{'x': torch.zeros(5)}", r"__audio__\['x'\] is a float tensor \(C, T\), got torch\.float32 \(5,\)"),
+        ("{'x': torch.zeros(1, 5).int()}", r"__audio__\['x'\] is a float tensor \(C, T\), got torch\.int32 \(1, 5\)"),
+    ],
+)
+def test_further_audio_that_is_none_is_refused(with_module, given, message):
+    with pytest.raises(DataError, match=message):
+        with_module(f"import torch; return {{'__audio__': {given}}}")[ItemKey(0, 0, 0)]
+
+
 def test_an_error_in_a_module_stops_the_run_and_names_the_file(with_module):
     with pytest.raises(DataError, match=r"module\.py: get_custom_metadata failed for .*03\.wav: ZeroDivisionError: division by zero"):
         with_module("return {'x': 1 / 0}")[ItemKey(3, 0, 0)]
@@ -294,8 +308,8 @@ def test_files_that_the_table_lacks_are_left_out_and_named(write_noises, tmp_pat
     (tmp_path / "05.json").write_text('{"prompt": "five"}')
     data = captioned(tmp_path)
     assert [name[-6:] for name in data.filenames] == ["00.wav", "01.wav", "05.wav"]
-    assert "left out 3 of 6 files that have no caption in" in caplog.text
-    assert "captions.csv (02.wav, 03.wav, 04.wav); add them, or give the folder a 'caption'" in caplog.text
+    assert "left out 3 of 6 files (02.wav, 03.wav, 04.wav) that have no caption in" in caplog.text
+    assert "captions.csv; add them, or give the folder a 'caption'" in caplog.text
     assert len(captioned(tmp_path, caption="any")) == 6
 
 

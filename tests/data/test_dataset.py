@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -73,8 +74,10 @@ def test_a_metadata_module_works_in_workers(config, tmp_path, method):
 def test_errors_in_workers_name_the_file(config, tmp_path):
     (tmp_path / "md.py").write_text("def get_custom_metadata(info, audio):\n    return info['bpm']")
     loader = load(config(4, entry={"custom_metadata_module": str(tmp_path / "md.py")}), num_workers=1)
-    with pytest.raises(DataError, match=r"md\.py: get_custom_metadata failed for .*\.wav: KeyError: 'bpm'"):
+    with pytest.raises(DataError) as caught:
         next(iter(loader))
+    assert re.fullmatch(r"\S*md\.py: get_custom_metadata failed for \S*\.wav: KeyError: 'bpm'", str(caught.value))  # no traceback in it
+    assert "in DataLoader worker process 0" in str(caught.value.__cause__)
     loader._iterator._shutdown_workers()  # the traceback holds it
 
 
@@ -122,6 +125,19 @@ def test_what_exists_here_goes_before_what_exists_beside_the_config(tmp_path, mo
 def test_the_home_folder_can_be_written_as_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve("~/sounds", None) == tmp_path / "sounds"
+
+
+def test_a_module_is_tried_before_any_item_is_read(config, tmp_path):
+    (tmp_path / "md.py").write_text("import no_such_package")
+    with pytest.raises(ConfigError, match=r"custom_metadata_module: .*md\.py: ModuleNotFoundError: No module named 'no_such_package'"):
+        load(config(4, entry={"custom_metadata_module": str(tmp_path / "md.py")}))
+
+
+def test_a_broken_sidecar_is_found_before_any_item_is_read(config, tmp_path):
+    built = config(4)
+    (tmp_path / "audio" / "03.json").write_text("{")
+    with pytest.raises(DataError, match=r"03\.json:1:2  not valid JSON"):
+        load(built)
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------------------------
