@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from stable_audio_tools.config.base import Strict
 
 
@@ -17,7 +19,7 @@ class AudioFolder(Strict):
     """
 
     id: str
-    path: str
+    path: str = Field(min_length=1)
     custom_metadata_module: str | None = None
     captions_file: str | None = None
     caption: str | None = None

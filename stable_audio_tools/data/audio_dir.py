@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         if isinstance(force_channels, str) and force_channels not in names:
             raise DataError(f"force_channels must be 'mono', 'stereo' or a number, got {force_channels!r}")
         self.num_channels = names[force_channels] if isinstance(force_channels, str) else force_channels
+        for name, number in (("sample_size", sample_size), ("sample_rate", sample_rate), ("force_channels", self.num_channels)):
+            if not isinstance(number, Integral) or number < 1:
+                raise DataError(f"{name} must be a whole number of at least 1, got {number!r}")
         self.augment_phase = augment_phase
         if not configs:
             raise DataError("datasets: the list is empty; give at least one folder")
@@ -102,6 +106,9 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         # Frames of each file at its own rate, or why it is not used; shared by all workers of this process.
         self.lengths = torch.full((len(self.files),), UNKNOWN, dtype=torch.int64).share_memory_()
         self.rates = torch.zeros(len(self.files), dtype=torch.int64).share_memory_()
+        # Files of which a crop was silent, or rejected by their metadata module; other crops of them may be used.
+        self.silent = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
+        self.rejected = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
 
     @property
     def filenames(self) -> list[str]:
@@ -149,6 +156,7 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
             return None, str(error)
         crop = apply_crop(span.samples, plan)
         if float(crop.audio.abs().max()) < 10 ** (SILENCE_DB / 20):
+            self.silent[index] = True
             return None, f"{file.path}: silent from {plan.seconds_start} s"
         polarity = -1.0 if self.augment_phase and rng.random() < 0.5 else 1.0
         audio = force_channels((crop.audio * polarity).clamp(-1, 1), self.num_channels)  # (C, T)
@@ -167,6 +175,7 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         if file.custom_metadata is not None:
             metadata |= file.custom_metadata(metadata, audio) or {}
         if metadata.pop("__reject__", False):
+            self.rejected[index] = True
             return None, f"{file.path}: rejected by the metadata module"
         for name, extra in _further_audio(file, metadata.pop("__audio__", {})).items():
             start = min(plan.start, extra.shape[-1])
@@ -179,11 +188,24 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         """How many files have turned out to be unreadable so far."""
         return int((self.lengths == UNREADABLE).sum())
 
+    @property
+    def num_skipped(self) -> int:
+        """How many files were unreadable, or had a silent or rejected crop, so far."""
+        return int(((self.lengths == UNREADABLE) | self.silent | self.rejected).sum())
+
     def summary(self) -> str:
-        """How many files have turned out to be unreadable so far, and the first few of them."""
-        bad = (self.lengths == UNREADABLE).nonzero().flatten().tolist()
-        names = ", ".join(str(self.files[index].path) for index in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        return f"{len(bad)} of {len(self.files)} files unreadable{f' ({names})' if bad else ''}"
+        """How many files were unreadable, or had a silent or rejected crop, so far, and the first few of each."""
+        text = f"{self.num_unreadable} of {len(self.files)} files unreadable{self._first(self.lengths == UNREADABLE)}"
+        for what, affected in (("silent", self.silent), ("rejected", self.rejected)):
+            if affected.any():
+                text += f"; {int(affected.sum())} with {what} crops, which were replaced{self._first(affected)}"
+        return text
+
+    def _first(self, chosen: Tensor) -> str:
+        """The first few of the chosen files, in brackets."""
+        indices = chosen.nonzero().flatten().tolist()
+        names = ", ".join(str(self.files[index].path) for index in indices[:5]) + (", ..." if len(indices) > 5 else "")
+        return f" ({names})" if indices else ""
 
 
 def _further_audio(file: _File, given: Any) -> Mapping[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.data.base import ItemKey, Summarised
 from stable_audio_tools.errors import StableAudioError
+
+logger = logging.getLogger(__name__)
 
 
 class ResumableSampler(DistributedSampler[ItemKey]):
@@ -71,6 +74,7 @@ class ResumableLoader(DataLoader[Any]):
     """A `DataLoader` with ``state_dict`` and ``load_state_dict``, which Lightning calls when it saves and resumes."""
 
     _delivered = 0  # batches of this pass
+    _num_told = 0  # of the files that were skipped
 
     def __iter__(self) -> Any:
         if isinstance(self.sampler, ResumableSampler):
@@ -81,7 +85,15 @@ class ResumableLoader(DataLoader[Any]):
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in _with_plain_errors(batches):
             self._delivered += 1
+            if self._delivered >= len(self):  # not after the loop: Lightning never asks for more than the last batch
+                self._say_what_was_skipped()
             yield batch
+
+    def _say_what_was_skipped(self) -> None:
+        """Once per pass, if it was more than before."""
+        if isinstance(self.dataset, Summarised) and self.dataset.num_skipped > self._num_told:
+            self._num_told = self.dataset.num_skipped
+            logger.info("data: %s", self.dataset.summary())
 
     def state_dict(self) -> dict[str, int]:
         """Where this pass has got to."""

@@ -206,7 +206,8 @@ def test_only_silence_is_an_error_that_says_so(shared, tmp_path):
     for name in ("digital_silence.wav", "almost_silent.wav"):
         shutil.copy(shared / "data/bad-audio/audiomentations" / name, tmp_path)
     with pytest.raises(
-        DataError, match=r"no usable audio found in 2 files: 0 of 2 files unreadable; last: .*_silen.*\.wav: silent from 0 s"
+        DataError,
+        match=r"found in 2 files: 0 of 2 files unreadable; 2 with silent crops.*\(.*silen.*\); last: .*_silen.*\.wav: silent from 0 s",
     ):
         dataset_of(tmp_path)[0]
 
@@ -219,6 +220,31 @@ def test_a_folder_without_audio_is_refused(tmp_path):
 def test_a_wrong_number_of_channels_is_refused(write_noises, tmp_path):
     with pytest.raises(DataError, match=r"force_channels must be 'mono', 'stereo' or a number, got 'surround'"):
         dataset_of(write_noises(tmp_path, 1), force_channels="surround")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "sample_size must be a whole number of at least 1, got 0"),
+        ({"size": 4096.0}, r"sample_size must be a whole number of at least 1, got 4096\.0"),
+        ({"rate": 0}, "sample_rate must be a whole number of at least 1, got 0"),
+        ({"force_channels": 0}, "force_channels must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_impossible_numbers_are_not_blamed_on_the_files(write_noises, tmp_path, options, message):
+    with pytest.raises(DataError, match=message):
+        dataset_of(write_noises(tmp_path, 1), **options)
+
+
+def test_files_with_silent_crops_are_counted_once_and_named(write_noises, tmp_path):
+    write_noises(tmp_path, 2)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4000), 8000)
+    data = dataset_of(tmp_path, rate=8000, size=500)
+    assert data.num_skipped == 0
+    for index in (2, 2, 0):
+        data[ItemKey(index, 0, 0)]
+    assert data.num_skipped == 1 and data.num_unreadable == 0
+    assert data.summary() == f"0 of 3 files unreadable; 1 with silent crops, which were replaced ({tmp_path}/silent.wav)"
 
 
 # ---- metadata modules in the dataset -------------------------------------------------------------------------------------------------
@@ -246,6 +272,15 @@ def test_rejected_items_are_replaced(with_module):
     for index in range(4):
         _, info = data[ItemKey(index, 0, 0)]
         assert info["relpath"] == "01.wav" and "__reject__" not in info
+
+
+def test_files_with_rejected_crops_are_counted_once_and_named(with_module, tmp_path):
+    data = with_module("return {'__reject__': info['relpath'] != '01.wav'}")
+    for index in (0, 3, 3):
+        data[ItemKey(index, 0, 0)]
+    assert data.num_skipped >= 2
+    assert "0 of 4 files unreadable; " in data.summary() and " with rejected crops, which were replaced (" in data.summary()
+    assert f"{tmp_path}/audio/03.wav" in data.summary() and "01.wav" not in data.summary()
 
 
 def test_rejecting_everything_is_an_error(with_module):

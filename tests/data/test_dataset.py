@@ -1,7 +1,10 @@
 import json
+import logging
 import re
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from stable_audio_tools.data.audio_dir import resolve
@@ -88,6 +91,26 @@ def test_bad_files_are_known_to_all_workers_and_to_the_main_process(config, tmp_
     loader = load(built, batch_size=1, num_workers=2)
     assert len(list(loader)) == 9
     assert loader.dataset.summary().startswith("3 of 9 files unreadable (")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_after_a_pass_the_loader_says_what_was_skipped_if_that_is_news(config, tmp_path, caplog, workers):
+    built = config(6)
+    (tmp_path / "audio" / "bad.wav").write_bytes(b"<html>")
+    soundfile.write(tmp_path / "audio" / "silent.wav", np.zeros(4000), 8000)
+    loader = load(built, num_workers=workers)
+    with caplog.at_level(logging.INFO):
+        batches = iter(loader)
+        told = []
+        for _ in range(len(loader)):  # as Lightning does: it never sees the end
+            next(batches)
+            told.append([record.getMessage() for record in caplog.records if record.name == "stable_audio_tools.data.loader"])
+        list(loader)
+    assert told[:-1] == [[]] * (len(loader) - 1)
+    assert told[-1] == [
+        f"data: 1 of 8 files unreadable ({tmp_path}/audio/bad.wav); 1 with silent crops, which were replaced ({tmp_path}/audio/silent.wav)"
+    ]
+    assert [record.getMessage() for record in caplog.records if record.name == "stable_audio_tools.data.loader"] == told[-1]
 
 
 # ---- where files are ---------------------------------------------------------------------------------------------------------------
@@ -179,6 +202,24 @@ def test_every_mistake_is_reported_at_its_place_in_the_file(tmp_path):
 def test_a_missing_folder_is_a_data_error(config):
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         load(config(entry={"path": "nowhere"}))
+
+
+def test_an_empty_path_is_not_the_working_directory(config):
+    with pytest.raises(ConfigError, match=r"datasets\[0\]\.path: .*at least 1 character"):
+        load(config(entry={"path": ""}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.0}, r"batch_size must be a whole number of at least 1, got 2\.0"),
+        ({"num_workers": -1}, "num_workers must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_impossible_numbers_are_refused(config, options, message):
+    with pytest.raises(DataError, match=message):
+        load(config(), **options)
 
 
 def test_an_empty_list_of_folders_is_refused(config):
