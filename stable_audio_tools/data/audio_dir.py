@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_audio_tools.audio import apply_crop, force_channels, load, pad_crop, plan_crop, probe
-from stable_audio_tools.config.dataset import AudioFolder
+from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.files import find_audio_files
 from stable_audio_tools.data.metadata import Captions, CustomMetadata, MetadataModule
@@ -268,11 +268,3 @@ def _local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetCon
     if module is not None:
         module.load()  # only to find its mistakes now: each worker runs it anew, since open files cannot be shared
     return LocalDatasetConfig(folder.id, str(path), module, Captions(path, table=table, caption=folder.caption))
-
-
-def resolve(path: str, base_dir: Path | None) -> Path:
-    """A path as the user meant it: from where the command runs, or from the config file's folder if it exists only there."""
-    given = Path(path).expanduser()
-    if given.is_absolute() or given.exists() or base_dir is None or not (base_dir / given).exists():
-        return given
-    return base_dir / given

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from stable_audio_tools.data.audio_dir import resolve
+from stable_audio_tools.config.dataset import resolve
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.errors import ConfigError, DataError
 
