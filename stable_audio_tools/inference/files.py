@@ -21,6 +21,7 @@ from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import DiffusionCondConfig
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.models.conditioners.base import as_number
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config_path
 from stable_audio_tools.sampling.run import default_sampler, sampler_facts
@@ -162,6 +163,10 @@ def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -
     if level is not None and (level < 0 or (in_time and level > 1)):
         allowed = "a time from 0 to 1" if in_time else "a level of at least 0"
         raise ConfigError(f"{flag} is {allowed} with sampler {sampler!r}, got {level:g}")
+    first = (100.0 if request.init_audio is None else 1.0) if level is None else level
+    last = 0.01 if request.sigma_min is None else request.sigma_min
+    if not in_time and not 0 < last <= first and not (first == 0 and request.init_audio is not None):
+        raise ConfigError(f"noise levels go from {flag} down to --sigma-min, which is above 0; got {first:g} and {last:g}")
     if request.negative_prompt is not None and request.cfg_scale == 1:
         raise ConfigError("--negative-prompt has no effect with --cfg-scale 1, which is no guidance")
 
@@ -208,6 +213,12 @@ def _metadata(request: GenerationRequest, config: DiffusionCondConfig, sample_si
     missing = [name for name in ids if name not in known and name != "prompt"]
     if missing:
         raise ConfigError(f"the model also wants {', '.join(missing)}: give each as --cond id=value")
+    for block in conditioning.configs if conditioning is not None else []:
+        lowest, highest = block.value("min_val"), block.value("max_val")
+        if block.id in known and highest is not None:
+            number, lowest = as_number(known[block.id], block.type), lowest or 0
+            if not lowest <= number <= highest:
+                logger.warning("%s %g: the model knows %g to %g, and takes the nearest of these", block.id, number, lowest, highest)
     return {name: known[name] for name in ids if name != "prompt"}
 
 
