@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from stable_audio_tools.audio import prepare_audio
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.inference.arguments import check_arguments
 from stable_audio_tools.inference.numerics import reference_numerics, seeded
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.layers.parameters import dtype_of
@@ -73,8 +74,13 @@ def generate_diffusion_cond(
         Audio (B, C, T) of ``sample_size`` rounded down, neither normalised nor clipped; or latents (B, D, L).
 
     Raises:
-        ConfigError: If conditions are missing or their number is not ``batch_size``, or a sampler option is wrong.
+        ConfigError: If conditions are missing or their number is not ``batch_size``, or a number or an option is wrong.
+        AudioError: If ``init_audio`` is no such pair, or holds NaN.
     """
+    check_arguments(
+        steps=steps, batch_size=batch_size, sample_size=sample_size, seed=seed, audio=init_audio,
+        sampler_kwargs=sampler_kwargs, known=SAMPLER_KEYS, backbone=model.model,
+    )  # fmt: skip
     device = torch.device(device) if device is not None else next(model.parameters()).device
     num_samples = sample_size - sample_size % model.min_input_length
     if num_samples < 1:

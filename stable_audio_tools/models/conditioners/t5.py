@@ -13,7 +13,7 @@ from torch import nn
 
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.families import CONDITIONERS
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, as_text
 from stable_audio_tools.models.layers.parameters import dtype_of
 
 # Widths of the published encoders, so that a model with one of them builds without network. Others are asked for their config.
@@ -54,7 +54,11 @@ class T5Conditioner(Conditioner):
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
         device = torch.device(device)
         tokens = load_t5_tokenizer(self.t5_model_name)(
-            [str(value) for value in values], truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
+            [as_text(value, "t5") for value in values],
+            truncation=True,
+            max_length=self.max_length,
+            padding="max_length",
+            return_tensors="pt",
         )
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device).bool()  # (B, S)
         if self.enable_grad:
