@@ -1,10 +1,11 @@
 """Checkpoints: what a weights file is, whether it fits, and how to write one so that a crash cannot spoil it.
 
-Four kinds of file are told apart by their contents, not by their names:
+Five kinds of file are told apart by their contents, not by their names:
 
 * a **training checkpoint** (wrapped): Lightning's file with optimizer states, from which a run is resumed;
 * a **diffusion model** (unwrapped): ``model.*``, ``conditioner.*``, usually ``pretransform.*``;
 * an **autoencoder** (unwrapped): ``encoder.*``, ``decoder.*``;
+* a **language model** (unwrapped): ``lm.*``, ``pretransform.*``, usually ``conditioner.*``;
 * anything else.
 """
 
@@ -29,19 +30,21 @@ from torch import Tensor, nn
 from stable_audio_tools.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-Kind = Literal["wrapped", "diffusion", "autoencoder", "unknown"]
+Kind = Literal["wrapped", "diffusion", "autoencoder", "lm", "unknown"]
 StateDict = dict[str, Tensor]
 
 DESCRIPTIONS: Mapping[Kind, str] = {
     "wrapped": "a training checkpoint (wrapped, with optimizer states)",
     "diffusion": "a whole diffusion model (unwrapped)",
     "autoencoder": "an autoencoder (unwrapped)",
+    "lm": "a language model (unwrapped)",
     "unknown": "a state dict of some other model",
 }
 WANTED_BY: Mapping[Kind, str] = {
     "wrapped": "resume it with --ckpt-path of train.py, or make a model of it with unwrap_model.py",
     "diffusion": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "autoencoder": "--pretransform-ckpt-path takes it, or --pretrained-ckpt-path when training an autoencoder",
+    "lm": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "unknown": "",
 }
 
@@ -64,7 +67,11 @@ WRAPPED_LAYOUTS = (
     WrappedLayout("autoencoder.", "autoencoder_ema.ema_model.", ""),
     WrappedLayout("diffusion.", "diffusion_ema.ema_model.", "model."),
     WrappedLayout("diffae.", "diffae_ema.ema_model.", ""),
+    WrappedLayout("model.", "model_ema.ema_model.", ""),  # of a language model
 )
+
+
+BACKBONES_OF_A_MODEL = ("model.model.", "model.net.")  # the latter is Dance Diffusion's
 
 
 class Checkpoint(NamedTuple):
@@ -161,7 +168,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
     try:
         source = io.BytesIO(file.read_bytes()) if file.suffix == ".safetensors" else file  # torch judges a path by its suffix
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a pickle that torch did not write: told below
             content = torch.load(source, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
@@ -182,6 +189,17 @@ def _read_torch(file: Path, trust: bool) -> dict[str, Any]:
     return content
 
 
+def _numpy_scalars() -> list[Any]:
+    """What a number of numpy (a loss, an epoch) is pickled as, by old and new names: harmless, and found in many training checkpoints."""
+    import numpy
+
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        return []  # cannot be told the old names
+    scalar: Any = type(numpy.float64(0)).__reduce__(numpy.float64(0))[0]
+    dtypes = [type(numpy.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), numpy.dtype, *dtypes]
+
+
 def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> Kind:
     """What a state dict belongs to, judged by its keys."""
     keys = list(state_dict)
@@ -190,11 +208,17 @@ def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = Non
         return "wrapped"
     if any(key.startswith(layout.ema) for key in keys for layout in WRAPPED_LAYOUTS):
         return "wrapped"
+    if "lm" in tops:
+        return "lm"
+    if any(key.startswith("model.lm.") for key in keys):
+        return "wrapped"
+    if {"encoder", "diffusion"} <= tops:  # a diffusion autoencoder
+        return "diffusion"
     if {"encoder", "decoder"} <= tops:
         return "autoencoder"
-    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith("model.model.") for key in keys)):
+    if "model" in tops and ("conditioner" in tops or "pretransform" in tops or any(key.startswith(BACKBONES_OF_A_MODEL) for key in keys)):
         return "diffusion"
-    if keys and any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS):
+    if keys and any(all(key.startswith(layout.model) for key in keys) for layout in WRAPPED_LAYOUTS if layout.model != "model."):
         return "wrapped"
     return "unknown"
 

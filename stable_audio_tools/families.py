@@ -7,15 +7,34 @@ from __future__ import annotations
 
 from stable_audio_tools.registry import Registry
 
-MODELS = Registry("MODELS", family="model type", homes=("models.autoencoders", "models.diffusion"), given=("config",))
+MODELS = Registry("MODELS", family="model type", homes=("models.autoencoders", "models.diffusion", "models.lm"), given=("config",))
 ENCODERS = Registry("ENCODERS", family="encoder", homes=("models.autoencoders",))
 DECODERS = Registry("DECODERS", family="decoder", homes=("models.autoencoders",))
 BOTTLENECKS = Registry("BOTTLENECKS", family="bottleneck", homes=("models.bottlenecks",))
 PRETRANSFORMS = Registry("PRETRANSFORMS", family="pretransform", homes=("models.pretransforms",), given=("block", "sample_rate"))
 CONDITIONERS = Registry(
-    "CONDITIONERS", family="conditioner", homes=("models.conditioners",), given=("output_dim",), configurable_given=("output_dim",)
+    "CONDITIONERS",
+    family="conditioner",
+    homes=("models.conditioners",),
+    given=("output_dim", "pretransform"),
+    configurable_given=("output_dim",),
 )
-BACKBONES = Registry("BACKBONES", family="diffusion backbone", homes=("models.diffusion",), given=("diffusion_objective",))
+BACKBONES = Registry(
+    "BACKBONES",
+    family="diffusion backbone",
+    homes=("models.diffusion",),
+    given=("diffusion_objective", "modular_local_cond_configs"),
+    configurable_given=("diffusion_objective",),
+)
+UNCOND_BACKBONES = Registry(
+    "UNCOND_BACKBONES",
+    family="unconditional backbone",
+    homes=("models.diffusion",),
+    given=("diffusion_objective",),
+    configurable_given=("diffusion_objective",),
+)
+LM_BACKBONES = Registry("LM_BACKBONES", family="language model backbone", homes=("models.lm",))
+PATTERNS = Registry("PATTERNS", family="codebook pattern", homes=("models.lm.patterns",), given=("num_quantizers",))
 
 OBJECTIVES = Registry("OBJECTIVES", family="diffusion objective", homes=("sampling.objectives",))
 SHIFTS = Registry("SHIFTS", family="distribution shift", homes=("sampling.shifts",))
@@ -24,7 +43,7 @@ SAMPLERS = Registry(
     "SAMPLERS",
     family="sampler",
     homes=("sampling.samplers",),
-    given=("denoise", "predict", "x", "sigmas", "times", "noise", "on_step"),
+    given=("denoise", "predict", "x", "sigmas", "times", "steps", "noise", "on_step"),
 )
 
 DATASETS = Registry("DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir"))
@@ -36,8 +55,8 @@ WRAPPERS = Registry("WRAPPERS", family="training wrapper", homes=("training",), 
 DEMOS = Registry("DEMOS", family="training demo", homes=("training.demos",), given=("config",))
 
 ALL = (
-    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, OBJECTIVES, SHIFTS, TIMESTEPS, SAMPLERS, DATASETS,
-    LOSSES, DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
+    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, UNCOND_BACKBONES, LM_BACKBONES, PATTERNS, OBJECTIVES,
+    SHIFTS, TIMESTEPS, SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, SCHEDULERS, WRAPPERS, DEMOS,
 )  # fmt: skip
 
 
@@ -54,8 +73,9 @@ def family(name: str) -> Registry:
     from stable_audio_tools.registry import unknown_name
 
     wanted = name.lower().replace("-", " ").replace("_", " ")
-    whole = [registry for registry in ALL if wanted in (registry.family, registry.family + "s", registry.symbol.lower())]
-    partly = [registry for registry in ALL if wanted in (registry.symbol.lower().removesuffix("s"), registry.family.split()[-1])]
+    symbols = {registry.symbol.lower().replace("_", " "): registry for registry in ALL}
+    whole = [registry for symbol, registry in symbols.items() if wanted in (registry.family, registry.family + "s", symbol)]
+    partly = [registry for symbol, registry in symbols.items() if wanted in (symbol.removesuffix("s"), registry.family.split()[-1])]
     for registry in [*whole, *partly]:  # "sampler" is a family, and a word of "timestep sampler"
         return registry
     raise ConfigError(unknown_name("family", name, [registry.family for registry in ALL]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -45,5 +46,23 @@ def lazy(package: str, **homes: str) -> Callable[[str], Any]:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(homes[name]), name)
+
+    return __getattr__
+
+
+def moved(package: str, **homes: str) -> Callable[[str], Any]:
+    """Like `lazy`, for names that are deprecated where they are looked for: using one warns, and says where it is now.
+
+    Args:
+        package: ``__name__`` of the module that used to have the names.
+        **homes: Name -> its new place, with the name it has there.
+    """
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        warnings.warn(f"{package}.{name} is deprecated; it is now {homes[name]}", DeprecationWarning, stacklevel=2)
+        module, _, attribute = homes[name].rpartition(".")
+        return getattr(importlib.import_module(module), attribute)
 
     return __getattr__

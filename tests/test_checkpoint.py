@@ -5,6 +5,7 @@ import pickle
 import re
 import signal
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,10 +206,16 @@ def test_missing_files_and_folders(tmp_path):
 
 def test_objects_are_read_only_on_trust(tmp_path):
     path = tmp_path / "mine.ckpt"
-    torch.save({"state_dict": {"a": torch.ones(1)}, "path": np.float64(3)}, path)
-    with pytest.raises(CheckpointError, match=r"Python objects besides tensors \(numpy\..*scalar\)"):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "path": Path("x")}, path)
+    with pytest.raises(CheckpointError, match=r"Python objects besides tensors \(pathlib\.\w+\)"):
         read_checkpoint(path)
-    assert read_checkpoint(path, trust=True).extra["path"] == 3
+    assert read_checkpoint(path, trust=True).extra["path"] == Path("x")
+
+
+def test_numbers_of_numpy_are_no_objects(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "loss": np.float64(3), "step": np.int64(4)}, tmp_path / "mine.ckpt")
+    extra = read_checkpoint(tmp_path / "mine.ckpt").extra
+    assert extra["loss"] == 3 and extra["step"] == 4
 
 
 # ---- the wrong kind: what it is, what was wanted, which flag takes it ---------------------------------------------------------------

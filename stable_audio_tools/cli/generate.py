@@ -10,8 +10,11 @@ import typer
 
 def generate(
     model_config: Annotated[Path, typer.Option(help="Model config (JSON).")],
-    ckpt_path: Annotated[Path, typer.Option(help="Model weights: an unwrapped model or a training checkpoint.")],
     prompt: Annotated[list[str], typer.Option(help="What to generate; may be given several times.", show_default=False)],
+    ckpt_path: Annotated[
+        Path | None,
+        typer.Option(help="Model weights: an unwrapped model or a training checkpoint. Only a pretrained MusicGen needs none."),
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Length of each clip; by default what the model was trained on.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
     num_variations: Annotated[int, typer.Option("--num-variations", "-n", min=1, help="Clips per prompt.")] = 1,
@@ -19,7 +22,7 @@ def generate(
         list[str] | None, typer.Option(help="Another condition of the model, as id=value; may be given several times.", show_default=False)
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 100,
-    cfg_scale: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 6.0,
+    cfg_scale: Annotated[float | None, typer.Option(help="Guidance scale; 1 is none. By default 6; 3 for language models.")] = None,
     sampler: Annotated[str | None, typer.Option(help="See 'sat list samplers'; by default what suits the model.")] = None,
     sigma_min: Annotated[float | None, typer.Option(help="Last noise level, for samplers of 'v' models (0.01).")] = None,
     sigma_max: Annotated[
@@ -28,9 +31,16 @@ def generate(
     seed: Annotated[
         int, typer.Option(min=-1, help="Of the first clip, others count up; the same seed gives the same audio; -1 draws one.")
     ] = -1,
-    init_audio: Annotated[Path | None, typer.Option(help="Audio file to vary, instead of starting from noise.")] = None,
+    init_audio: Annotated[
+        Path | None, typer.Option(help="Audio file to vary, instead of starting from noise; language models continue it.")
+    ] = None,
     init_noise_level: Annotated[
         float | None, typer.Option(help="Noise mixed into it, on the scale of --sigma-max: 0 is none. By default 1, or the time 0.7.")
+    ] = None,
+    temp: Annotated[float | None, typer.Option(help="Temperature of language models (1); 0 takes the likeliest tokens.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Language models draw among so many likeliest tokens (250); 0 is no limit.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Language models draw among the likeliest tokens of this probability; 0 is no limit.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("outputs/generated"),
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
@@ -58,6 +68,9 @@ def generate(
         seed=seed,
         init_audio=init_audio,
         init_noise_level=init_noise_level,
+        temp=temp,
+        top_k=top_k,
+        top_p=top_p,
         output=output,
         device=device,
         precision=precision,

@@ -24,9 +24,10 @@ def list_parts(
     families = [find_family(family)] if family else list(ALL)
     for index, registry in enumerate(families):
         parts = sorted(registry, key=lambda part: part.name)
+        width = max(20, *(len(part.name) for part in parts))
         print(f"{'' if index == 0 else chr(10)}{registry.family} ({len(parts)})")
         for part in parts:
-            print(f"  {part.name:20} {_summary(part)}  [{place(part)}]")
+            print(f"  {part.name:{width}} {_summary(part)}  [{place(part)}]")
 
 
 def _summary(part: Part) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from stable_audio_tools.cli import check, demo, generate, list_parts, schema, show, train, unwrap
 from stable_audio_tools.errors import StableAudioError
 
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 app = typer.Typer(
     name="sat",
     help="Train, fine-tune and run generative audio models.",
@@ -20,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    context_settings=CONTEXT,
 )
 app.command("demo", short_help="Train a small model here and now, and listen to it.")(demo.demo)
 app.command("train", short_help="Train or fine-tune a model.")(train.train)
@@ -98,6 +100,14 @@ def run(application: typer.Typer) -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def script_of(command: Callable[..., Any]) -> None:
+    """Run one command as a script of its own, such as ``train.py``."""
+    set_up_logging()
+    application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=CONTEXT)
+    application.command()(command)
+    run(application)
 
 
 def _message(error: Exception) -> str:

@@ -171,13 +171,10 @@ def script() -> None:
     """Entry point of ``train.py``: `train` with the defaults of ``defaults.ini`` beside the script."""
     import sys
 
-    from stable_audio_tools.cli.main import run, set_up_logging
+    from stable_audio_tools.cli.main import script_of
 
-    set_up_logging()
-    application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    application.command()(train)
     if not any(argument.startswith("--config-file") for argument in sys.argv):
         beside = Path(sys.argv[0]).resolve().parent / "defaults.ini"
         if beside.is_file():
             sys.argv[1:1] = ["--config-file", str(beside)]
-    run(application)
+    script_of(train)

@@ -40,9 +40,6 @@ def unwrap(
 
 def script() -> None:
     """Entry point of ``unwrap_model.py``."""
-    from stable_audio_tools.cli.main import run, set_up_logging
+    from stable_audio_tools.cli.main import script_of
 
-    set_up_logging()
-    application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    application.command()(unwrap)
-    run(application)
+    script_of(unwrap)

@@ -183,8 +183,9 @@ def _check_component(block: type[Component], data: Any, location: Location) -> l
         nested = [
             mistake
             for parameter in registry.schema(name).parameters
-            if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Strict) and parameter.name in config
-            for mistake in _check_nested(parameter.annotation, config[parameter.name], (*location, "config", parameter.name))
+            if parameter.name in config
+            for trunk_type in _trunk_types(parameter.annotation)
+            for mistake in _check_nested(trunk_type, config[parameter.name], (*location, "config", parameter.name))
         ]
     except ConfigError as error:
         return [Mistake((*location, "type"), str(error), "unknown_type")]

@@ -58,7 +58,8 @@ def _by_type(registry: Registry, definitions: Json) -> Json:
 def _part_schema(registry: Registry, name: str, definitions: Json) -> Json:
     schema = registry.schema(name)
     result = schema.model.model_json_schema(ref_template="#/$defs/{model}")
-    definitions.update(result.pop("$defs", {}))
+    for key, definition in result.pop("$defs", {}).items():
+        definitions.setdefault(key, definition)  # what is there may know more: its parts by type
     result["description"] = registry.part(name).summary
     for parameter in schema.parameters:
         described = result["properties"][parameter.name]

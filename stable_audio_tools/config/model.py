@@ -7,8 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_mistakes
-from stable_audio_tools.config.training import AutoencoderTraining, DiffusionCondTraining
-from stable_audio_tools.families import OBJECTIVES, SHIFTS
+from stable_audio_tools.config.training import (
+    AutoencoderTraining,
+    DiffusionAutoencoderTraining,
+    DiffusionCondInpaintTraining,
+    DiffusionCondTraining,
+    DiffusionUncondTraining,
+    LMTraining,
+)
+from stable_audio_tools.families import OBJECTIVES, PATTERNS, SHIFTS
 from stable_audio_tools.registry import Mistake
 
 INJECTED_IDS = ("inpaint_mask", "inpaint_masked_input")  # conditions that training and inference add, not a conditioner
@@ -54,9 +61,18 @@ class PretransformBlock(Component):
         """Channels of its output, if they can be told from the config."""
         return self._product(self.fact("width_key"))
 
+    def width_source(self) -> str:
+        """The keys that `width` follows from, for messages."""
+        octaves = self.fact("octaves_key")
+        return " * ".join([*_listed(self.fact("width_key")), *([f"2^{octaves}"] if octaves else [])])
+
     def _product(self, keys: str | Sequence[str] | None) -> int | None:
         get = self.config.get if self.fact("trunk") else self.value
-        values: list[Any] = [get(key) for key in ([keys] if isinstance(keys, str) else keys or ())]
+        values: list[Any] = [get(key) for key in _listed(keys)]
+        octaves_key = self.fact("octaves_key")
+        if octaves_key is not None:
+            octaves = get(octaves_key)
+            values.append(2**octaves if type(octaves) is int and 0 < octaves < 32 else None)
         return math.prod(values) if values and all(type(value) is int and value > 0 for value in values) else None
 
 
@@ -75,6 +91,7 @@ class AutoencoderModel(Strict):
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from self._ratio_conflicts()
+        yield from self._order_conflicts()
         yield from self._width_conflicts()
 
     def _ratio_conflicts(self) -> Iterator[Mistake]:
@@ -92,28 +109,24 @@ class AutoencoderModel(Strict):
             if ratio != self.downsampling_ratio:
                 yield Mistake(("downsampling_ratio",), f"is {self.downsampling_ratio}, but {text}", "conflict")
 
+    def _order_conflicts(self) -> Iterator[Mistake]:
+        """A decoder that does not undo the encoder's strides last first. Published configs have this; lengths are right all the same."""
+        (keys, down), (up_keys, up) = _strides(self.encoder), _strides(self.decoder)
+        if self.encoder.type != self.decoder.type or not down or math.prod(down) != math.prod(up):
+            return
+        expected = down[::-1] if self.decoder.fact("strides_as_applied") else down
+        if up != expected:
+            message = f"warning: {up} is not the mirror image of the encoder's {' and '.join(keys)} {down}, which is {expected} here"
+            yield Mistake(("decoder", "config", up_keys[-1]), message, "warning")
+
     def _width_conflicts(self) -> Iterator[Mistake]:
-        bottleneck = self.bottleneck
-        is_known = bottleneck is None or bottleneck.is_registered
-        factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
-        width = self.encoder.value("latent_dim") if is_known else None
-        if width is not None and width != factor * self.latent_dim:
-            why = (
-                f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale"
-                if bottleneck and factor == 2
-                else "latent_dim"
-            )
-            yield Mistake(("encoder", "config", "latent_dim"), f"is {width}, but must be {factor * self.latent_dim} ({why})", "conflict")
-        added = (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
-        width = self.decoder.value("latent_dim") if is_known else None
-        if width is not None and width != self.latent_dim + added:
-            why = f"latent_dim + noise_augment_dim {added}" if added else "latent_dim"
-            yield Mistake(("decoder", "config", "latent_dim"), f"is {width}, but must be {self.latent_dim + added} ({why})", "conflict")
+        yield from _latent_conflicts(self.encoder, self.decoder, self.bottleneck, self.latent_dim)
         if self.pretransform is None:
             for block, name, key, wanted in (
                 (self.encoder, "encoder", "in_channels", self.in_channels or self.io_channels),
                 (self.decoder, "decoder", "out_channels", self.out_channels or self.io_channels),
             ):
+                key = block.fact("channels_key") or key
                 channels = block.value(key)
                 if channels is not None and channels != wanted:
                     yield Mistake((name, "config", key), f"is {channels}, but the model has {wanted} (io_channels)", "conflict")
@@ -139,6 +152,15 @@ class ConditioningModel(Strict):
     default_keys: dict[str, str] = {}
     pre_encoded_keys: list[str] = []
 
+    def ids(self) -> list[str]:
+        """All conditions: those of conditioners, and tensors that come with the data and need none."""
+        ids = [block.id for block in self.configs]
+        return ids + [key for key in self.pre_encoded_keys if key not in ids]
+
+    def widths(self) -> dict[str, int]:
+        """Channels of every condition, by id."""
+        return {block.id: block.width(self.cond_dim) for block in self.configs}
+
     def conflicts(self) -> Iterator[Mistake]:
         ids = [block.id for block in self.configs]
         for index, block in enumerate(self.configs):
@@ -146,14 +168,58 @@ class ConditioningModel(Strict):
                 yield Mistake(("configs", index, "id"), f"{block.id!r} is used twice; the first one would be lost", "conflict")
             if "." in block.id or not block.id:
                 yield Mistake(("configs", index, "id"), f"must be a non-empty name without '.', got {block.id!r}", "conflict")
-        for key in ("default_keys", "pre_encoded_keys"):
-            for item in getattr(self, key):
-                if item not in ids:
-                    yield Mistake((key,), f"{item!r} is not an id in conditioning.configs: {', '.join(ids)}", "conflict")
+        for item in self.default_keys:
+            if item not in self.ids():
+                yield Mistake(("default_keys",), f"{item!r} is not an id in conditioning.configs: {', '.join(ids)}", "conflict")
+
+
+def unknown_ids(conditioning: ConditioningModel | None, section: str, ids: Mapping[str, Sequence[str]]) -> Iterator[Mistake]:
+    """Ids, by the key that lists them in ``section``, that no condition has; and pre-encoded conditions that nothing uses."""
+    known = conditioning.ids() if conditioning else []
+    for key, names in ids.items():
+        for index, name in enumerate(names):
+            if name not in known and name not in INJECTED_IDS:
+                there = f"; it has: {', '.join(known)}" if known else "; there are none"
+                yield Mistake((section, key, index), f"{name!r} is not an id in conditioning.configs{there}", "conflict")
+    conditioners = [block.id for block in conditioning.configs] if conditioning else []
+    for item in conditioning.pre_encoded_keys if conditioning else []:
+        if item not in conditioners and not any(item in names for names in ids.values()):
+            there = f"is not an id in conditioning.configs ({', '.join(conditioners)}), and nothing in {section} uses it"
+            yield Mistake(("conditioning", "pre_encoded_keys"), f"{item!r} {there}", "conflict")
+
+
+def wrong_widths(
+    conditioning: ConditioningModel | None, section: str, block: Component, ids: Mapping[str, Sequence[str]]
+) -> Iterator[Mistake]:
+    """Keys of the part in ``section``, by which conditions they are for, that are not the channels these conditions have."""
+    widths = conditioning.widths() if conditioning else {}
+    for key, names in ids.items():
+        wanted = block.value(key)
+        for name in names:
+            if wanted is not None and name in widths and widths[name] != wanted:
+                text = f"is {wanted}, but condition {name!r} has {widths[name]} channels (cond_dim)"
+                yield Mistake((section, "config", key), text, "conflict")
+                break
+
+
+class ModularLocalCond(Strict):
+    """A local condition that may be absent."""
+
+    id: str
+    dim: PositiveInt
+
+
+SAMPLING_VERSIONS = ("0.0.19", "0.0.20")
+NEW_NETWORK_KEYS = ("local_add_cond_dim", "timestep_features_type", "timestep_features_dim", "timestep_features_logsnr", "norm_type")
 
 
 class DiffusionBlock(Component):
-    """The denoising network, and how conditions reach it."""
+    """The denoising network, and how conditions reach it.
+
+    ``sampling_version`` says whose numbers generation has where the versions of the reference differ: guidance (0.0.20 projects it), the
+    grid of flow samplers, and masks of negative conditions. Without it, it is 0.0.20 for configs that say something only that version
+    knows, and 0.0.19 for all others.
+    """
 
     family: ClassVar[str] = "BACKBONES"
     diffusion_objective: str = "v"
@@ -161,14 +227,48 @@ class DiffusionBlock(Component):
     global_cond_ids: list[str] = []
     input_concat_ids: list[str] = []
     prepend_cond_ids: list[str] = []
+    local_add_cond_ids: list[str] = []
+    modular_local_cond_configs: list[ModularLocalCond] = []
     distribution_shift_options: dict[str, Any] | None = None
+    sampling_distribution_shift_options: dict[str, Any] | None = None
+    mask_padding_attention: bool = False
+    use_effective_length_for_schedule: bool = False
+    sampling_version: Literal["0.0.19", "0.0.20"] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
-        yield from part_mistakes(OBJECTIVES, self.diffusion_objective, ("diffusion_objective",), None, ())
-        if self.distribution_shift_options is not None:
-            location = ("distribution_shift_options",)
-            name, options = shift_of(self.distribution_shift_options)
-            yield from part_mistakes(SHIFTS, name, (*location, "type"), options, location)
+        yield from _objective_conflicts(self.diffusion_objective, self.config)
+        for key in ("distribution_shift_options", "sampling_distribution_shift_options"):
+            given = getattr(self, key)
+            if given is not None:
+                name, options = shift_of(given)
+                yield from part_mistakes(SHIFTS, name, (key, "type"), options, (key,))
+
+    def ids(self) -> dict[str, list[str]]:
+        """Conditions by the key that lists them."""
+        keys = ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids", "local_add_cond_ids")
+        return {key: getattr(self, key) for key in keys}
+
+    def version(self) -> str:
+        """`sampling_version`, or what follows from the other keys."""
+        if self.sampling_version is not None:
+            return self.sampling_version
+        attention = self.config.get("attn_kwargs")
+        is_new = (
+            self.local_add_cond_ids or self.modular_local_cond_configs or self.sampling_distribution_shift_options is not None
+            or self.mask_padding_attention or self.use_effective_length_for_schedule or "type" in (self.distribution_shift_options or {})
+            or any(key in self.config for key in NEW_NETWORK_KEYS)
+            or (isinstance(attention, Mapping) and cast("Mapping[str, Any]", attention).get("qk_norm") == "rms")
+        )  # fmt: skip
+        return SAMPLING_VERSIONS[bool(is_new)]
+
+
+def _objective_conflicts(objective: str, config: Mapping[str, Any]) -> Iterator[Mistake]:
+    yield from part_mistakes(OBJECTIVES, objective, ("diffusion_objective",), None, ())
+    inner = config.get("diffusion_objective", objective)
+    if inner != objective:
+        yield Mistake(
+            ("config", "diffusion_objective"), f"is {inner!r}, but diffusion_objective beside config is {objective!r}", "conflict"
+        )
 
 
 def shift_of(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -190,53 +290,137 @@ class DiffusionCondModel(Strict):
         yield from self._channel_conflicts()
 
     def _id_conflicts(self) -> Iterator[Mistake]:
-        known = [block.id for block in self.conditioning.configs] if self.conditioning else []
-        for key in ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids"):
-            for index, name in enumerate(getattr(self.diffusion, key)):
-                if name not in known and name not in INJECTED_IDS:
-                    there = f"; it has: {', '.join(known)}" if known else "; there are none"
-                    yield Mistake(("diffusion", key, index), f"{name!r} is not an id in conditioning.configs{there}", "conflict")
+        yield from unknown_ids(self.conditioning, "diffusion", self.diffusion.ids())
 
     def _cond_width_conflicts(self) -> Iterator[Mistake]:
-        diffusion, conditioning = self.diffusion, self.conditioning
-        if conditioning is None:
+        diffusion = self.diffusion
+        key, _ = _first_value(diffusion, "cond_token_dim", "context_embedding_features") or ("cond_token_dim", None)
+        ids = {key: diffusion.cross_attention_cond_ids, "prepend_cond_dim": diffusion.prepend_cond_ids}
+        yield from wrong_widths(self.conditioning, "diffusion", diffusion, ids)
+        if self.conditioning is None:
             return
-        widths = {block.id: block.width(conditioning.cond_dim) for block in conditioning.configs}
-        for key, ids in (("cond_token_dim", diffusion.cross_attention_cond_ids), ("prepend_cond_dim", diffusion.prepend_cond_ids)):
-            wanted = diffusion.value(key)
-            for name in ids:
-                if wanted is not None and name in widths and widths[name] != wanted:
-                    yield Mistake(
-                        ("diffusion", "config", key),
-                        f"is {wanted}, but condition {name!r} has {widths[name]} channels (cond_dim)",
-                        "conflict",
-                    )
-                    break
-        wanted, ids = diffusion.value("global_cond_dim"), diffusion.global_cond_ids
+        widths = self.conditioning.widths()
+        ids = diffusion.global_cond_ids
+        key, wanted = _first_value(diffusion, "global_cond_dim", "context_features") or ("", None)
         if wanted is not None and ids and all(name in widths for name in ids) and sum(widths[name] for name in ids) != wanted:
             total = " + ".join(str(widths[name]) for name in ids)
             yield Mistake(
-                ("diffusion", "config", "global_cond_dim"),
+                ("diffusion", "config", key),
                 f"is {wanted}, but global_cond_ids {', '.join(ids)} have {total} channels",
                 "conflict",
             )
 
     def _channel_conflicts(self) -> Iterator[Mistake]:
-        width = self.pretransform.width() if self.pretransform else None
-        if self.pretransform is not None and width is not None and width != self.io_channels:
-            keys = self.pretransform.fact("width_key")
-            source = keys if isinstance(keys, str) else " * ".join(keys)
-            yield Mistake(
-                ("io_channels",), f"is {self.io_channels}, but the pretransform gives {width} channels (its {source})", "conflict"
-            )
-        channels = self.diffusion.value("io_channels")
-        if channels is not None and channels != self.io_channels:
-            yield Mistake(("diffusion", "config", "io_channels"), f"is {channels}, but model.io_channels is {self.io_channels}", "conflict")
+        yield from _denoised_conflicts(self.pretransform, self.diffusion, self.io_channels)
 
     def input_multiple(self) -> int | None:
         """Audio lengths that the model takes are multiples of this, in samples."""
-        ratio = 1 if self.pretransform is None else self.pretransform.ratio()
-        return ratio and ratio * (self.diffusion.value("patch_size") or 1)
+        return _product_of(_ratio_of(self.pretransform), _backbone_multiple(self.diffusion))
+
+
+def _denoised_conflicts(pretransform: PretransformBlock | None, diffusion: Component, io_channels: int) -> Iterator[Mistake]:
+    """Where pretransform and network do not work on ``io_channels`` channels."""
+    width = pretransform.width() if pretransform else None
+    if pretransform is not None and width is not None and width != io_channels:
+        yield Mistake(
+            ("io_channels",),
+            f"is {io_channels}, but the pretransform gives {width} channels (its {pretransform.width_source()})",
+            "conflict",
+        )
+    key, channels = _first_value(diffusion, "io_channels", "in_channels") or ("", None)
+    if channels is not None and channels != io_channels:
+        yield Mistake(("diffusion", "config", key), f"is {channels}, but model.io_channels is {io_channels}", "conflict")
+
+
+def _ratio_of(pretransform: PretransformBlock | None) -> int | None:
+    return 1 if pretransform is None else pretransform.ratio()
+
+
+def _product_of(*numbers: int | None) -> int | None:
+    """Their product; None if one is not known."""
+    product = 1
+    for number in numbers:
+        if number is None:
+            return None
+        product *= number
+    return product
+
+
+class DiffusionUncondModel(Component):
+    """``model`` of an unconditional diffusion model: its backbone, and what it works on."""
+
+    family: ClassVar[str] = "UNCOND_BACKBONES"
+    pretransform: PretransformBlock | None = None
+    diffusion_objective: str = "v"
+
+    @property
+    def io_channels(self) -> int | None:
+        """Channels of what is denoised, if they can be told."""
+        return self.value(self.fact("channels_key") or "")
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from _objective_conflicts(self.diffusion_objective, self.config)
+        width = self.pretransform.width() if self.pretransform else None
+        if self.pretransform is not None and None not in (width, self.io_channels) and width != self.io_channels:
+            source = self.pretransform.width_source()
+            message = f"is {self.io_channels}, but the pretransform gives {width} channels (its {source})"
+            yield Mistake(("config", self.fact("channels_key")), message, "conflict")
+
+    def input_multiple(self) -> int | None:
+        """Audio lengths that the model takes are multiples of this, in samples."""
+        return _product_of(_ratio_of(self.pretransform), _backbone_multiple(self))
+
+
+class DenoiserBlock(Component):
+    """The network that turns noise into audio in a diffusion autoencoder."""
+
+    family: ClassVar[str] = "BACKBONES"
+
+
+class DiffusionAutoencoderModel(Strict):
+    """``model`` of a diffusion autoencoder. ``io_channels`` and ``downsampling_ratio`` are counted behind the pretransform."""
+
+    encoder: EncoderBlock | None = None
+    decoder: DecoderBlock | None = None
+    bottleneck: BottleneckBlock | None = None
+    pretransform: PretransformBlock | None = None
+    diffusion: DenoiserBlock
+    latent_dim: PositiveInt
+    downsampling_ratio: PositiveInt
+    io_channels: PositiveInt
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from _latent_conflicts(self.encoder, self.decoder, self.bottleneck, self.latent_dim)
+        yield from _denoised_conflicts(self.pretransform, self.diffusion, self.io_channels)
+        keys, strides = _strides(self.encoder) if self.encoder else ([], [])
+        ratio = math.prod(strides)
+        if strides and ratio != self.downsampling_ratio:
+            text = f"is {self.downsampling_ratio}, but encoder.config.{' and '.join(keys)} {strides} multiply to {ratio}"
+            yield Mistake(("downsampling_ratio",), text, "conflict")
+        if self.encoder is None:
+            for name, wanted, why in (("latent_dim", self.io_channels, "io_channels"), ("downsampling_ratio", 1, "1")):
+                if getattr(self, name) != wanted:
+                    yield Mistake((name,), f"is {getattr(self, name)}, but must be {why} without an encoder", "conflict")
+        else:
+            channels = self.encoder.value("in_channels")
+            if channels is not None and channels != self.io_channels:
+                text = f"is {channels}, but the model has {self.io_channels} (io_channels)"
+                yield Mistake(("encoder", "config", "in_channels"), text, "conflict")
+        yield from self._concat_conflicts()
+
+    def _concat_conflicts(self) -> Iterator[Mistake]:
+        key = self.diffusion.fact("concat_key")
+        value: Any = self.diffusion.value(key or "")
+        wanted: Any = next(iter(cast("list[Any]", value)), 0) if isinstance(value, (list, tuple)) else value
+        given, source = self.latent_dim + _added_channels(self.bottleneck), "latent_dim"
+        if self.decoder is not None:
+            given, source = self.decoder.value("out_channels"), "decoder.config.out_channels"
+        if wanted is not None and given is not None and wanted != given:
+            yield Mistake(("diffusion", "config", key), f"is {value}, but {given} channels are concatenated ({source})", "conflict")
+
+    def input_multiple(self) -> int | None:
+        """Audio lengths that the model takes are multiples of this, in samples."""
+        return _product_of(_ratio_of(self.pretransform), self.downsampling_ratio, _backbone_multiple(self.diffusion))
 
 
 class ModelConfig(Strict):
@@ -286,8 +470,185 @@ class DiffusionCondConfig(ModelConfig):
         return self.model.input_multiple()
 
 
-MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {"autoencoder": AutoencoderConfig, "diffusion_cond": DiffusionCondConfig}
+# ---- language models --------------------------------------------------------------------------------------------------------------
+
+
+class LMBlock(Component):
+    """The language model, and how conditions reach it."""
+
+    family: ClassVar[str] = "LM_BACKBONES"
+    codebook_pattern: str = "delay"
+    cross_attention_cond_ids: list[str] = []
+    prepend_cond_ids: list[str] = []
+    global_cond_ids: list[str] = []
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from part_mistakes(PATTERNS, self.codebook_pattern, ("codebook_pattern",), None, ())
+        if self.global_cond_ids:
+            yield Mistake(("global_cond_ids",), "warning: have no effect: no language model uses global conditions", "warning")
+
+
+class LMModel(Strict):
+    """``model`` of a language model over the tokens of a pretransform."""
+
+    pretransform: PretransformBlock
+    lm: LMBlock
+    conditioning: ConditioningModel | None = None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        keys = ("cross_attention_cond_ids", "prepend_cond_ids", "global_cond_ids")
+        yield from unknown_ids(self.conditioning, "lm", {key: getattr(self.lm, key) for key in keys})
+        ids = {"cross_attn_cond_dim": self.lm.cross_attention_cond_ids, "prepend_cond_dim": self.lm.prepend_cond_ids}
+        yield from wrong_widths(self.conditioning, "lm", self.lm, ids)
+
+
+class LMConfig(ModelConfig):
+    """A language model over the tokens of a codec."""
+
+    model_type: Literal["lm"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: LMModel
+    training: LMTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.pretransform.ratio()
+
+
+class MusicgenModel(Strict):
+    """``model`` of a pretrained MusicGen: where it comes from.
+
+    ``pretrained`` is a local folder, a Hugging Face id, or the end of an id of the original models: ``small`` is
+    ``facebook/musicgen-small``.
+    """
+
+    pretrained: str
+
+
+class MusicgenConfig(ModelConfig):
+    """A pretrained MusicGen."""
+
+    model_type: Literal["musicgen"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: MusicgenModel
+    audio_channels: PositiveInt = 1
+    training: LMTraining | None = None
+
+
+class DiffusionCondInpaintModel(DiffusionCondModel):
+    """``model`` of an inpainting model: it sees what to keep, as conditions ``inpaint_mask`` and ``inpaint_masked_input``."""
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
+        yield from self._inpaint_conflicts()
+
+    def _inpaint_conflicts(self) -> Iterator[Mistake]:
+        diffusion = self.diffusion
+        widths: dict[str, int] = {"inpaint_mask": 1, "inpaint_masked_input": self.io_channels}
+        for ids, key in ((diffusion.input_concat_ids, "input_concat_dim"), (diffusion.local_add_cond_ids, "local_add_cond_dim")):
+            given: Any = diffusion.value(key)
+            if ids and type(given) is int and all(name in widths for name in ids) and given != sum(widths[name] for name in ids):
+                total = " + ".join(str(widths[name]) for name in ids)
+                yield Mistake(("diffusion", "config", key), f"is {given}, but {', '.join(ids)} have {total} channels", "conflict")
+        missing = [name for name in INJECTED_IDS if name not in [*diffusion.input_concat_ids, *diffusion.local_add_cond_ids]]
+        if missing:
+            text = f"warning: {' and '.join(missing)} are in neither input_concat_ids nor local_add_cond_ids: the model cannot see them"
+            yield Mistake(("diffusion",), text, "warning")
+
+
+class DiffusionCondInpaintConfig(DiffusionCondConfig):
+    """A conditional diffusion model that fills gaps."""
+
+    model_type: Literal["diffusion_cond_inpaint"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: DiffusionCondInpaintModel  # pyright: ignore[reportIncompatibleVariableOverride]
+    training: DiffusionCondInpaintTraining | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class DiffusionUncondConfig(ModelConfig):
+    """An unconditional diffusion model."""
+
+    model_type: Literal["diffusion_uncond"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: DiffusionUncondModel
+    training: DiffusionUncondTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.input_multiple()
+
+
+class DiffusionAutoencoderConfig(ModelConfig):
+    """An autoencoder that decodes by diffusion."""
+
+    model_type: Literal["diffusion_autoencoder"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: DiffusionAutoencoderModel
+    training: DiffusionAutoencoderTraining | None = None
+
+    def input_multiple(self) -> int | None:
+        return self.model.input_multiple()
+
+
+MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {
+    "autoencoder": AutoencoderConfig,
+    "diffusion_cond": DiffusionCondConfig,
+    "diffusion_cond_inpaint": DiffusionCondInpaintConfig,
+    "lm": LMConfig,
+    "musicgen": MusicgenConfig,
+    "diffusion_uncond": DiffusionUncondConfig,
+    "diffusion_autoencoder": DiffusionAutoencoderConfig,
+}
 TRUNK_CONFIGS: Mapping[str, type[Strict]] = {"AutoencoderModel": AutoencoderModel}  # trunk objects that are the config of a part
+
+
+def _listed(keys: str | Sequence[str] | None) -> list[str]:
+    return [keys] if isinstance(keys, str) else list(keys or ())
+
+
+def _latent_conflicts(
+    encoder: EncoderBlock | None, decoder: DecoderBlock | None, bottleneck: BottleneckBlock | None, latent_dim: int
+) -> Iterator[Mistake]:
+    """Where the widths of encoder, bottleneck and decoder do not follow from ``latent_dim``."""
+    is_known = bottleneck is None or bottleneck.is_registered
+    factor = (bottleneck.fact("encoder_width") if bottleneck else None) or 1
+    key = (encoder.fact("width_key") if encoder else None) or "latent_dim"
+    width = encoder.value(key) if is_known and encoder else None
+    if width is not None and width != factor * latent_dim:
+        why = (
+            f"{factor} x latent_dim, since a {bottleneck.type!r} bottleneck needs mean and scale"
+            if bottleneck and factor == 2
+            else "latent_dim"
+        )
+        yield Mistake(("encoder", "config", key), f"is {width}, but must be {factor * latent_dim} ({why})", "conflict")
+    added = _added_channels(bottleneck)
+    key = (decoder.fact("width_key") if decoder else None) or "latent_dim"
+    width = decoder.value(key) if is_known and decoder else None
+    if width is not None and width != latent_dim + added:
+        why = f"latent_dim + noise_augment_dim {added}" if added else "latent_dim"
+        yield Mistake(("decoder", "config", key), f"is {width}, but must be {latent_dim + added} ({why})", "conflict")
+    key = bottleneck.fact("width_key") if bottleneck else None
+    width = bottleneck.value(key) if bottleneck and key else None
+    if key and width is not None and width != latent_dim:
+        yield Mistake(("bottleneck", "config", key), f"is {width}, but must be {latent_dim} (latent_dim)", "conflict")
+
+
+def _added_channels(bottleneck: BottleneckBlock | None) -> int:
+    """Channels that a bottleneck adds when decoding."""
+    return (bottleneck.value("noise_augment_dim") if bottleneck else None) or 0
+
+
+def _backbone_multiple(block: Component) -> int | None:
+    """Lengths that a backbone takes are multiples of this, if it can be told."""
+    if not block.is_registered:
+        return None
+    levels = block.value(block.fact("levels_key") or "")
+    multiple = 1
+    for key in block.fact("multiple_keys") or ():
+        value = block.value(key)
+        numbers = cast("list[Any]", value[: levels - 1] if levels else value) if isinstance(value, (list, tuple)) else [value]
+        if not all(type(number) is int and number > 0 for number in numbers):
+            return None
+        multiple *= math.prod(numbers)
+    return _product_of(multiple, block.value("stft_hop_length")) if block.value("use_stft") else multiple
+
+
+def _first_value(block: Component, *keys: str) -> tuple[str, Any] | None:
+    """The first of several keys that a part has a value for, and the value."""
+    return next(((key, value) for key in keys if (value := block.value(key)) is not None), None)
 
 
 def _strides(block: Component) -> tuple[list[str], list[int]]:
@@ -304,6 +665,8 @@ def _strides(block: Component) -> tuple[list[str], list[int]]:
 
 __all__ = [
     "MODEL_CONFIGS", "TRUNK_CONFIGS", "AutoencoderConfig", "AutoencoderModel", "BottleneckBlock", "ConditionerBlock", "ConditioningModel",
-    "DecoderBlock", "DiffusionBlock", "DiffusionCondConfig", "DiffusionCondModel", "EncoderBlock", "ModelConfig",
+    "DecoderBlock", "DenoiserBlock", "DiffusionAutoencoderConfig", "DiffusionAutoencoderModel", "DiffusionBlock", "DiffusionCondConfig",
+    "DiffusionCondInpaintConfig", "DiffusionCondInpaintModel", "DiffusionCondModel", "DiffusionUncondConfig", "DiffusionUncondModel",
+    "EncoderBlock", "LMBlock", "LMConfig", "LMModel", "ModelConfig", "ModularLocalCond", "MusicgenConfig", "MusicgenModel",
     "PretransformBlock",
 ]  # fmt: skip

@@ -182,21 +182,21 @@ def load_clips(clips: Sequence[Clip], *, sample_rate: int = SAMPLE_RATE, num_sam
     good: list[Clip] = []
     samples: list[Tensor] = []
     reasons: list[str] = []
-    fade = torch.ones(num_samples)
-    fade[-round(FADE_SECONDS * sample_rate) :] = torch.linspace(1, 0, round(FADE_SECONDS * sample_rate))
+    fade = ((num_samples - 1 - torch.arange(num_samples)) / (FADE_SECONDS * sample_rate)).clamp(max=1)  # (T,), from 1 to 0
     for clip in clips:
         try:
-            audio = to_mono(load(clip.path, num_frames=num_samples, sample_rate=sample_rate).samples)  # (1, T)
+            audio = to_mono(load(clip.path, num_frames=num_samples, sample_rate=sample_rate).samples)  # (1, at most T)
         except AudioError as error:
             reasons.append(str(error))
             logger.warning("skipped: %s", error)
             continue
+        audio = torch.nn.functional.pad(audio, (0, num_samples - audio.shape[-1])) * fade  # (1, T)
         peak = float(audio.abs().max())
         if peak < 1e-4:
             reasons.append(f"{clip.path}: silent")
             logger.warning("skipped: %s: silent", clip.path)
             continue
-        samples.append(torch.nn.functional.pad(audio * (0.8 / peak), (0, num_samples - audio.shape[-1])) * fade)  # (1, T)
+        samples.append(audio * (0.8 / peak))
         good.append(clip)
     if not good:
         raise AudioError(f"none of {len(clips)} clips can be used: {reasons[0] if reasons else 'there are none'}")

@@ -108,9 +108,10 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
     _refuse_folder(output, settings, fresh)
     clips = _known_clips(settings, fresh)
     minutes = settings.time_limit if fresh else _minutes_left(settings)
+    decided = None if fresh else _marker(output).get("use_half")  # once: what was timed on a busy machine may come out differently later
+    use_half = has_fast_bfloat16() if decided is None else decided
     if minutes:
-        _make_folder(output, settings, fresh)
-    use_half = has_fast_bfloat16()
+        _make_folder(output, settings, fresh, use_half)
     for line in plan(settings, use_half, minutes):
         say(line)
 
@@ -229,7 +230,7 @@ def _refuse_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
     """Leave alone what is not this demo's."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output}: is a file; name a folder with --output")
-    found = _fingerprint(output)
+    found = _marker(output).get("fingerprint")
     if found is None and output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output}: is not empty and holds no demo; choose another folder with --output")
     if found is not None and found != settings.fingerprint() and not fresh:
@@ -240,30 +241,32 @@ def _minutes_left(settings: DemoSettings) -> float:
     """How long to train: all of the time if training has not ended; otherwise what is more than the time that it had, if steps are left."""
     if not (settings.output / "model.safetensors").exists():
         return settings.time_limit
-    before = json.loads((settings.output / MARKER).read_text(encoding="utf-8"))
     checkpoints = find_checkpoints(settings.output / "training")
     step = int(checkpoints[-1].stem.rpartition("step=")[2]) if checkpoints else settings.max_steps
     if step >= settings.max_steps:
         return 0.0
-    return max(0.0, settings.time_limit - replace(settings, minutes=before["minutes"]).time_limit)
+    return max(0.0, settings.time_limit - replace(settings, minutes=_marker(settings.output)["minutes"]).time_limit)
 
 
-def _make_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
-    if fresh and _fingerprint(output) is not None:
+def _make_folder(output: Path, settings: DemoSettings, fresh: bool, use_half: bool) -> None:
+    if fresh and _marker(output):
         shutil.rmtree(output)
     (output / "model.safetensors").unlink(missing_ok=True)  # if there is one, its training is going to go on
     shutil.rmtree(output / "generated", ignore_errors=True)
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
     with atomic_path(output / MARKER) as path:
-        path.write_text(json.dumps({**shown, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({**shown, "use_half": use_half, "fingerprint": settings.fingerprint()}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
-def _fingerprint(output: Path) -> str | None:
-    """Of the settings of the demo in a folder; None if there is no demo in it. Other programs have a settings.json, too."""
+def _marker(output: Path) -> dict[str, Any]:
+    """Settings of the demo in a folder; empty if there is no demo in it. Other programs have a settings.json, too."""
     try:
-        return json.loads((output / MARKER).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        found = json.loads((output / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "fingerprint" in found else {}
 
 
 def _known_clips(settings: DemoSettings, fresh: bool) -> ClipSet | None:

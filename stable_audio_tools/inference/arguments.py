@@ -26,7 +26,7 @@ def check_arguments(
     batch_size: Any,
     sample_size: Any,
     seed: Any,
-    audio: Any,
+    audio: Mapping[str, Any],
     sampler_kwargs: Mapping[str, Any],
     known: Iterable[str],
     backbone: Any,
@@ -38,7 +38,7 @@ def check_arguments(
         batch_size: Number of clips.
         sample_size: Samples per clip.
         seed: A whole number.
-        audio: ``init_audio``: None, or (sample rate, audio (C, T)).
+        audio: By argument: None, or (sample rate, audio (C, T)).
         sampler_kwargs: What was given by name and has no parameter of its own.
         known: Which of these the generation function takes.
         backbone: The network, which takes the rest.
@@ -52,22 +52,23 @@ def check_arguments(
             allowed = "a whole number, or -1 to draw one" if least is None else f"a whole number and at least {least}"
             raise ConfigError(f"{name} must be {allowed}, got {value!r:.60}")
     _check_options(sampler_kwargs, known, backbone)
-    if audio is not None:
-        _check_audio(audio)
-        if sampler_kwargs.get("sigma_max") is not None:
-            logger.warning("sigma_max has no effect with init_audio: init_noise_level is the first noise level")
+    for name, given in audio.items():
+        if given is not None:
+            _check_audio(name, given)
+    if audio.get("init_audio") is not None and sampler_kwargs.get("sigma_max") is not None:
+        logger.warning("sigma_max has no effect with init_audio: init_noise_level is the first noise level")
 
 
-def _check_audio(audio: Any) -> None:
+def _check_audio(name: str, audio: Any) -> None:
     parts = tuple(audio) if isinstance(audio, (tuple, list)) else (audio,)
     if len(parts) != 2 or not isinstance(parts[0], Integral) or not isinstance(parts[1], Tensor):
         given = ", ".join(type(part).__name__ for part in parts)
-        raise AudioError(f"init_audio is a pair (sample rate in Hz, audio (C, T)), got {given}")
+        raise AudioError(f"{name} is a pair (sample rate in Hz, audio (C, T)), got {given}")
     samples = parts[1]
     if samples.dim() == 3 and samples.shape[0] != 1:
-        raise AudioError(f"init_audio is one clip (C, T) for the whole batch, got shape {tuple(samples.shape)}")
+        raise AudioError(f"{name} is one clip (C, T) for the whole batch, got shape {tuple(samples.shape)}")
     if not torch.isfinite(samples).all():
-        raise AudioError("init_audio holds NaN or infinite samples")
+        raise AudioError(f"{name} holds NaN or infinite samples")
 
 
 def _check_options(options: Mapping[str, Any], known: Iterable[str], backbone: Any) -> None:
@@ -86,13 +87,13 @@ def _check_options(options: Mapping[str, Any], known: Iterable[str], backbone: A
         if name == "sampler_type" and not isinstance(value, str):
             raise ConfigError(f"sampler_type must be the name of a sampler, got {value!r:.60}")
         if name == "cfg_interval" and not _is_interval(value):
-            raise ConfigError(f"cfg_interval must be a pair of noise levels (low, high) between 0 and 1, got {value!r:.60}")
+            raise ConfigError(f"cfg_interval must be a pair of noise levels (low, high), got {value!r:.60}")
 
 
 def _is_interval(value: Any) -> bool:
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(isinstance(end, Real) for end in value):
         return False
-    return 0 <= value[0] <= value[1] <= 1
+    return value[0] <= value[1]
 
 
 def _options_of(backbone: Any) -> list[str] | None:

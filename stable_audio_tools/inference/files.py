@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor
 from stable_audio_tools.audio import load, peak_normalize, save
 from stable_audio_tools.checkpoint import load_model_weights, weights_hash
 from stable_audio_tools.config.check import parse_model_config
-from stable_audio_tools.config.model import DiffusionCondConfig
+from stable_audio_tools.config.model import ConditioningModel, DiffusionCondConfig, LMConfig, ModelConfig, MusicgenConfig
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.inference.lm import generate_lm
 from stable_audio_tools.models.conditioners.base import as_number
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config_path
+from stable_audio_tools.models.lm.wrapper import AudioLanguageModelWrapper
 from stable_audio_tools.sampling.run import default_sampler, sampler_facts
 
 logger = logging.getLogger(__name__)
@@ -36,41 +39,47 @@ class GenerationRequest:
 
     Attributes:
         model_config: JSON file.
-        ckpt_path: Unwrapped model, or training checkpoint.
+        ckpt_path: Unwrapped model, or training checkpoint. None only for a pretrained MusicGen.
         prompts: Texts.
         negative_prompt: What guidance pushes away from.
         seconds: Length of each clip; None is the model's ``sample_size``.
         num_variations: Clips per prompt.
         conditions: Further conditions by id, the same for all clips.
         steps: Sampler steps.
-        cfg_scale: Guidance scale; 1 is none.
+        cfg_scale: Guidance scale; 1 is none; None is 6, or 3 for a language model.
         sampler: None is the objective's usual one.
         sigma_min: Last noise level of exponential schedules.
         sigma_max: First noise level.
         seed: Of the first clip; the next ones count up. -1 draws one.
-        init_audio: Audio file to vary.
+        init_audio: Audio file to vary; a language model continues it.
         init_noise_level: How much noise is mixed into it: a noise level, or a time from 0 to 1 for samplers that go through times. None is
             1 and 0.7.
+        temp: Temperature of a language model; None is 1.
+        top_k: A language model draws among so many likeliest tokens; None is 250.
+        top_p: A language model draws among the likeliest tokens of this probability; None is no limit.
         output: Folder.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         precision: Name of a data type.
     """
 
     model_config: Path
-    ckpt_path: Path
+    ckpt_path: Path | None = None
     prompts: Sequence[str]
     negative_prompt: str | None = None
     seconds: float | None = None
     num_variations: int = 1
     conditions: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 100
-    cfg_scale: float = 6.0
+    cfg_scale: float | None = None
     sampler: str | None = None
     sigma_min: float | None = None
     sigma_max: float | None = None
     seed: int = -1
     init_audio: Path | None = None
     init_noise_level: float | None = None
+    temp: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     output: Path = Path("outputs/generated")
     device: str = "auto"
     precision: str = "float32"
@@ -87,72 +96,135 @@ def generate_files(request: GenerationRequest) -> Iterator[Path]:
         CheckpointError: If the weights do not fit.
     """
     config = parse_model_config(request.model_config)
-    if not isinstance(config, DiffusionCondConfig):
+    if isinstance(config, (LMConfig, MusicgenConfig)):
+        yield from _generate_with_lm(replace(request, cfg_scale=3.0) if request.cfg_scale is None else request, config)
+    elif isinstance(config, DiffusionCondConfig):
+        yield from _generate_with_diffusion(replace(request, cfg_scale=6.0) if request.cfg_scale is None else request, config)
+    else:
         raise ConfigError(f"{request.model_config}: cannot generate from prompts with model_type {config.model_type!r}")
+
+
+def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondConfig) -> Iterator[Path]:
     sampler = request.sampler or default_sampler(config.model.diffusion.diffusion_objective)
     in_time = sampler_facts(sampler, config.model.diffusion.diffusion_objective).get("space") == "time"
     _check_request(request, sampler, in_time=in_time)
-    sample_size = round(request.seconds * config.sample_rate) if request.seconds is not None else config.sample_size
-    if sample_size is None:
-        raise ConfigError(f"{request.model_config}: has no sample_size: say how long with --seconds")
-    metadata = _metadata(request, config, sample_size)
+    for flag, value in {"--temp": request.temp, "--top-k": request.top_k, "--top-p": request.top_p}.items():
+        if value is not None:
+            raise ConfigError(f"{flag} has no effect with model_type {config.model_type!r}, which draws no tokens; leave it out")
+    sample_size = _sample_size(request, config)
+    metadata = _metadata(request, _ids(config.model.conditioning), sample_size / config.sample_rate)
+    _check_ranges(config.model.conditioning, metadata)
     init = load(request.init_audio) if request.init_audio is not None else None
     init_noise_level = request.init_noise_level if request.init_noise_level is not None else 0.7 if in_time else 1.0
     device = pick_device(request.device)
-    model = create_model_from_config_path(request.model_config)
-    load_model_weights(model, request.ckpt_path)
+    model, identity = _load_model(request, device)
     assert isinstance(model, ConditionedDiffusionModelWrapper)
-    identity = weights_hash(model.state_dict())
-    model = model.to(device=device, dtype=DTYPES[request.precision]).eval()
     multiple = model.min_input_length
     padded = -(-sample_size // multiple) * multiple
+    sigmas = {"sigma_min": request.sigma_min, "sigma_max": request.sigma_max}
+    for clip in _clips(request):
+        audio = _generate(
+            model,
+            steps=request.steps,
+            cfg_scale=request.cfg_scale,
+            conditioning=[{**metadata, "prompt": clip.prompt}],
+            negative_conditioning=[{**metadata, "prompt": request.negative_prompt}] if request.negative_prompt is not None else None,
+            sample_size=padded,
+            seed=clip.seed,
+            device=device,
+            init_audio=(init.sample_rate, init.samples) if init is not None else None,
+            init_noise_level=init_noise_level,
+            sampler_type=sampler,
+            **{key: value for key, value in sigmas.items() if value is not None},
+        )[0, :, :sample_size]
+        made_with = {
+            "prompt": clip.prompt, "negative_prompt": request.negative_prompt, "seed": clip.seed, "steps": request.steps,
+            "cfg_scale": request.cfg_scale, "sampler": sampler,
+            "sigma_min": request.sigma_min, "sigma_max": request.sigma_max, "conditions": metadata,
+            "init_audio": str(request.init_audio) if init else None, "init_noise_level": init_noise_level if init else None,
+            "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
+        }  # fmt: skip
+        yield write_clip(clip.path, audio, model.sample_rate, made_with)
+
+
+def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenConfig) -> Iterator[Path]:
+    _check_common(request)
+    if request.ckpt_path is None and isinstance(config, LMConfig):
+        raise ConfigError("--ckpt-path: required, except for a pretrained MusicGen")
+    without_effect = {
+        "--sampler": request.sampler, "--sigma-min": request.sigma_min, "--sigma-max": request.sigma_max,
+        "--init-noise-level": request.init_noise_level, "--negative-prompt": request.negative_prompt,
+    }  # fmt: skip
+    for flag, value in without_effect.items():
+        if value is not None:
+            raise ConfigError(f"{flag} has no effect with model_type {config.model_type!r}, which draws tokens; leave it out")
+    sample_size = _sample_size(request, config)
+    ids = _ids(config.model.conditioning) if isinstance(config, LMConfig) else ["prompt"]
+    metadata = _metadata(request, ids, sample_size / config.sample_rate)
+    init = load(request.init_audio) if request.init_audio is not None else None
+    drawing = {"temp": request.temp, "top_k": request.top_k, "top_p": request.top_p}
+    drawing = {key: value for key, value in drawing.items() if value is not None}
+    device = pick_device(request.device)
+    model, identity = _load_model(request, device)
+    assert isinstance(model, AudioLanguageModelWrapper)
+    assert request.cfg_scale is not None
+    for clip in _clips(request):
+        audio = generate_lm(
+            model,
+            conditioning=[{**metadata, "prompt": clip.prompt}],
+            sample_size=sample_size,
+            seed=clip.seed,
+            cfg_scale=request.cfg_scale,
+            init_audio=(init.sample_rate, init.samples) if init is not None else None,
+            **drawing,
+        )[0]
+        made_with = {
+            "prompt": clip.prompt, "seed": clip.seed, "cfg_scale": request.cfg_scale, **drawing, "conditions": metadata,
+            "init_audio": str(request.init_audio) if init else None, "model": identity, "model_config": request.model_config.name,
+            "device": device.type, "precision": request.precision,
+        }  # fmt: skip
+        yield write_clip(clip.path, audio, model.sample_rate, made_with)
+
+
+class _Clip(NamedTuple):
+    """What to make: from which prompt and seed, and into which file."""
+
+    prompt: str
+    seed: int
+    path: Path
+
+
+def _clips(request: GenerationRequest) -> Iterator[_Clip]:
     first_seed = request.seed if request.seed != -1 else int(np.random.randint(0, 2**31 - 1))
-    count = 0
+    seeds = itertools.count(first_seed)
     for prompt in request.prompts:
         for variation in range(request.num_variations):
-            seed = first_seed + count
-            sigmas = {"sigma_min": request.sigma_min, "sigma_max": request.sigma_max}
-            audio = _generate(
-                model,
-                steps=request.steps,
-                cfg_scale=request.cfg_scale,
-                conditioning=[{**metadata, "prompt": prompt}],
-                negative_conditioning=[{**metadata, "prompt": request.negative_prompt}] if request.negative_prompt is not None else None,
-                sample_size=padded,
-                seed=seed,
-                device=device,
-                init_audio=(init.sample_rate, init.samples) if init is not None else None,
-                init_noise_level=init_noise_level,
-                sampler_type=sampler,
-                **{key: value for key, value in sigmas.items() if value is not None},
-            )[0, :, :sample_size]
-            made_with = {
-                "prompt": prompt, "negative_prompt": request.negative_prompt, "seed": seed, "steps": request.steps,
-                "cfg_scale": request.cfg_scale, "sampler": sampler,
-                "sigma_min": request.sigma_min, "sigma_max": request.sigma_max, "conditions": metadata,
-                "init_audio": str(request.init_audio) if init else None, "init_noise_level": init_noise_level if init else None,
-                "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
-            }  # fmt: skip
+            seed = next(seeds)
             suffix = f"_{variation + 1}" if request.num_variations > 1 else ""
-            yield write_clip(request.output / f"{slug(prompt)}{suffix}_{seed}.wav", audio, model.sample_rate, made_with)
-            count += 1
+            yield _Clip(prompt, seed, request.output / f"{slug(prompt)}{suffix}_{seed}.wav")
+
+
+def _sample_size(request: GenerationRequest, config: ModelConfig) -> int:
+    sample_size = round(request.seconds * config.sample_rate) if request.seconds is not None else config.sample_size
+    if sample_size is None:
+        raise ConfigError(f"{request.model_config}: has no sample_size: say how long with --seconds")
+    return sample_size
+
+
+def _load_model(request: GenerationRequest, device: torch.device) -> tuple[torch.nn.Module, str]:
+    """The model with its weights, ready to run, and what identifies the weights."""
+    model = create_model_from_config_path(request.model_config)
+    if request.ckpt_path is not None:
+        load_model_weights(model, request.ckpt_path)
+    identity = weights_hash(model.state_dict())
+    return model.to(device=device, dtype=DTYPES[request.precision]).eval(), identity
 
 
 def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -> None:
     """Refuse what cannot work, or would have no effect, before the model is built."""
-    if not request.prompts:
-        raise ConfigError("nothing to generate: give at least one --prompt")
-    if request.precision not in DTYPES:
-        raise ConfigError(f"--precision {request.precision!r}: one of {', '.join(DTYPES)}")
-    if not -1 <= request.seed < 2**63:
-        raise ConfigError(f"--seed is at least 0 and below {2**63}, or -1 to draw one, got {request.seed}")
-    numbers = {"--seconds": request.seconds, "--cfg-scale": request.cfg_scale, "--sigma-min": request.sigma_min}
-    numbers |= {"--sigma-max": request.sigma_max, "--init-noise-level": request.init_noise_level}
-    for flag, number in numbers.items():
-        if number is not None and not math.isfinite(number):
-            raise ConfigError(f"{flag} is a finite number, got {number}")
-    if request.output.exists() and not request.output.is_dir():
-        raise ConfigError(f"--output {request.output}: is a file; name a folder")
+    _check_common(request)
+    if request.ckpt_path is None:
+        raise ConfigError("--ckpt-path: required, except for a pretrained MusicGen")
     if in_time and request.sigma_min is not None:
         raise ConfigError(f"--sigma-min has no effect with sampler {sampler!r}, which goes through times from 1 to 0; leave it out")
     level, flag = (request.sigma_max, "--sigma-max") if request.init_audio is None else (request.init_noise_level, "--init-noise-level")
@@ -169,6 +241,23 @@ def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -
         raise ConfigError(f"noise levels go from {flag} down to --sigma-min, which is above 0; got {first:g} and {last:g}")
     if request.negative_prompt is not None and request.cfg_scale == 1:
         raise ConfigError("--negative-prompt has no effect with --cfg-scale 1, which is no guidance")
+
+
+def _check_common(request: GenerationRequest) -> None:
+    """Refuse what no model can do."""
+    if not request.prompts:
+        raise ConfigError("nothing to generate: give at least one --prompt")
+    if request.precision not in DTYPES:
+        raise ConfigError(f"--precision {request.precision!r}: one of {', '.join(DTYPES)}")
+    if not -1 <= request.seed < 2**63:
+        raise ConfigError(f"--seed is at least 0 and below {2**63}, or -1 to draw one, got {request.seed}")
+    numbers = {"--seconds": request.seconds, "--cfg-scale": request.cfg_scale, "--sigma-min": request.sigma_min}
+    numbers |= {"--sigma-max": request.sigma_max, "--init-noise-level": request.init_noise_level}
+    for flag, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise ConfigError(f"{flag} is a finite number, got {number}")
+    if request.output.exists() and not request.output.is_dir():
+        raise ConfigError(f"--output {request.output}: is a file; name a folder")
 
 
 def _generate(model: ConditionedDiffusionModelWrapper, **options: Any) -> Tensor:
@@ -198,11 +287,23 @@ def write_clip(path: Path, audio: Tensor, sample_rate: int, made_with: Mapping[s
     return path
 
 
-def _metadata(request: GenerationRequest, config: DiffusionCondConfig, sample_size: int) -> dict[str, Any]:
+def _ids(conditioning: ConditioningModel | None) -> list[str]:
+    return [block.id for block in conditioning.configs] if conditioning is not None else []
+
+
+def _check_ranges(conditioning: ConditioningModel | None, metadata: Mapping[str, Any]) -> None:
+    """Refuse what is no number where one is wanted, and say so where the model takes another one."""
+    for block in conditioning.configs if conditioning is not None else []:
+        lowest, highest = block.value("min_val"), block.value("max_val")
+        if block.id in metadata and highest is not None:
+            number, lowest = as_number(metadata[block.id], block.type), lowest or 0
+            if not lowest <= number <= highest:
+                logger.warning("%s %g: the model knows %g to %g, and takes the nearest of these", block.id, number, lowest, highest)
+
+
+def _metadata(request: GenerationRequest, ids: Sequence[str], seconds: float) -> dict[str, Any]:
     """Values of all conditions but the prompt."""
-    conditioning = config.model.conditioning
-    ids = [block.id for block in conditioning.configs] if conditioning is not None else []
-    known: dict[str, Any] = {"seconds_start": 0, "seconds_total": sample_size / config.sample_rate, **request.conditions}
+    known: dict[str, Any] = {"seconds_start": 0, "seconds_total": seconds, **request.conditions}
     unknown = [name for name in request.conditions if name not in ids]
     if unknown:
         raise ConfigError(f"--cond {unknown[0]}: the model has no such condition; it has: {', '.join(ids) or 'none'}")
@@ -213,12 +314,6 @@ def _metadata(request: GenerationRequest, config: DiffusionCondConfig, sample_si
     missing = [name for name in ids if name not in known and name != "prompt"]
     if missing:
         raise ConfigError(f"the model also wants {', '.join(missing)}: give each as --cond id=value")
-    for block in conditioning.configs if conditioning is not None else []:
-        lowest, highest = block.value("min_val"), block.value("max_val")
-        if block.id in known and highest is not None:
-            number, lowest = as_number(known[block.id], block.type), lowest or 0
-            if not lowest <= number <= highest:
-                logger.warning("%s %g: the model knows %g to %g, and takes the nearest of these", block.id, number, lowest, highest)
     return {name: known[name] for name in ids if name != "prompt"}
 
 

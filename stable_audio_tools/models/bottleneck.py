@@ -1,5 +1,23 @@
 """Kept import path; the classes live in `stable_audio_tools.models.bottlenecks`."""
 
-from stable_audio_tools.models.bottlenecks import Bottleneck, L2Bottleneck, TanhBottleneck, VAEBottleneck, vae_sample
+from stable_audio_tools.models.bottlenecks import (
+    Bottleneck,
+    DACRVQBottleneck,
+    DACRVQVAEBottleneck,
+    DiscreteBottleneck,
+    DitheredFSQBottleneck,
+    FSQBottleneck,
+    L2Bottleneck,
+    RVQBottleneck,
+    RVQVAEBottleneck,
+    SoftNormBottleneck,
+    TanhBottleneck,
+    VAEBottleneck,
+    WassersteinBottleneck,
+    vae_sample,
+)
 
-__all__ = ["Bottleneck", "L2Bottleneck", "TanhBottleneck", "VAEBottleneck", "vae_sample"]
+__all__ = [
+    "Bottleneck", "DACRVQBottleneck", "DACRVQVAEBottleneck", "DiscreteBottleneck", "DitheredFSQBottleneck", "FSQBottleneck", "L2Bottleneck",
+    "RVQBottleneck", "RVQVAEBottleneck", "SoftNormBottleneck", "TanhBottleneck", "VAEBottleneck", "WassersteinBottleneck", "vae_sample",
+]  # fmt: skip

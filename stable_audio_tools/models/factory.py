@@ -9,14 +9,15 @@ from typing import Any
 from torch import nn
 
 from stable_audio_tools.config.check import parse_block, parse_model_config
-from stable_audio_tools.config.model import AutoencoderConfig, BottleneckBlock, ConditioningModel, DiffusionCondConfig, PretransformBlock
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.config.model import BottleneckBlock, PretransformBlock
 from stable_audio_tools.families import MODELS
-from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder, build_autoencoder
+from stable_audio_tools.models.autoencoders.autoencoder import create_autoencoder_from_config
+from stable_audio_tools.models.autoencoders.diffusion_autoencoder import create_diffAE_from_config
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
 from stable_audio_tools.models.bottlenecks.build import build_bottleneck
-from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
-from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper, build_diffusion_cond
+from stable_audio_tools.models.conditioners.multi import create_multi_conditioner_from_conditioning_config
+from stable_audio_tools.models.diffusion.uncond import create_diffusion_uncond_from_config
+from stable_audio_tools.models.diffusion.wrappers import create_diffusion_cond_from_config
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.models.pretransforms.build import build_pretransform
 
@@ -40,21 +41,6 @@ def create_model_from_config_path(model_config_path: str | Path) -> nn.Module:
     return MODELS.build(config.model_type, config=config)
 
 
-def create_autoencoder_from_config(config: Mapping[str, Any]) -> AudioAutoencoder:
-    """Build an autoencoder from a config with ``sample_rate`` and ``model``."""
-    parsed = parse_model_config({**config, "model_type": "autoencoder"})
-    assert isinstance(parsed, AutoencoderConfig)
-    return build_autoencoder(parsed)
-
-
-def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
-    """Build a conditional diffusion model from its config."""
-    parsed = parse_model_config(config)
-    if not isinstance(parsed, DiffusionCondConfig):
-        raise ConfigError(f"model_type: is {parsed.model_type!r}, but must be 'diffusion_cond' here; create_model_from_config takes any")
-    return build_diffusion_cond(parsed)
-
-
 def create_pretransform_from_config(pretransform_config: Mapping[str, Any], sample_rate: int) -> Pretransform:
     """Build a pretransform from its block ``{"type": ..., "config": ...}``."""
     return build_pretransform(parse_block(PretransformBlock, pretransform_config, name="pretransform"), sample_rate)
@@ -65,6 +51,8 @@ def create_bottleneck_from_config(bottleneck_config: Mapping[str, Any]) -> Bottl
     return build_bottleneck(parse_block(BottleneckBlock, bottleneck_config, name="bottleneck"))
 
 
-def create_multi_conditioner_from_conditioning_config(config: Mapping[str, Any]) -> MultiConditioner:
-    """Build all conditioners of a ``conditioning`` section."""
-    return build_multi_conditioner(parse_block(ConditioningModel, config, name="conditioning"))
+__all__ = [
+    "create_autoencoder_from_config", "create_bottleneck_from_config", "create_diffAE_from_config", "create_diffusion_cond_from_config",
+    "create_diffusion_uncond_from_config", "create_model_from_config", "create_model_from_config_path",
+    "create_multi_conditioner_from_conditioning_config", "create_pretransform_from_config",
+]  # fmt: skip

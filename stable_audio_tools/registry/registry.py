@@ -65,7 +65,7 @@ class Registry:
             name: What configs call it.
             renamed: Old key -> new key; the old one is still accepted, with a warning.
             ignored: Key -> reason; accepted and dropped with a warning, because published configs contain it.
-            **facts: Anything callers filter on. Literals only, since they are read from the source text.
+            **facts: Anything callers filter on. Literals, or constants of the module, since they are read from the source text.
         """
 
         def add(thing: Registered) -> Registered:

@@ -178,7 +178,7 @@ def _registration(decorator: ast.expr, symbol: str) -> ast.Call | None:
 
 
 def _part(module: _Module, node: ast.ClassDef | ast.FunctionDef, *, name: str, call: ast.Call | None) -> Part:
-    keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg} if call else {}
+    keywords = {keyword.arg: _stated(module, keyword.value) for keyword in call.keywords if keyword.arg} if call else {}
     has_from_config = isinstance(node, ast.ClassDef) and _method(node, "from_config") is not None
     return Part(
         name=name,
@@ -193,6 +193,14 @@ def _part(module: _Module, node: ast.ClassDef | ast.FunctionDef, *, name: str, c
         ignored=keywords.pop("ignored", {}),
         facts=keywords,
     )
+
+
+def _stated(module: _Module, node: ast.expr) -> Any:
+    """A keyword of a registration: a literal, or a constant of the module."""
+    value = _literal(module, node)
+    if value is COMPUTED:
+        raise ConfigError(f"{module.file}:{node.lineno}: {ast.unparse(node)} is neither a literal nor a constant of this module")
+    return value
 
 
 def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:

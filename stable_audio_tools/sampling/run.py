@@ -11,11 +11,14 @@ from torch import Tensor
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SAMPLERS
+from stable_audio_tools.registry.signature import Part
 from stable_audio_tools.sampling import schedules
 from stable_audio_tools.sampling.objectives import objective as find_objective
 from stable_audio_tools.sampling.samplers.base import NoiseSource, OnStep, ignore
+from stable_audio_tools.sampling.shifts import Length, Shift
 
 Predict = Callable[[Tensor, Tensor], Tensor]
+PredictPair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def default_sampler(objective: str) -> str:
@@ -48,12 +51,17 @@ def sample(
     sigma_min: float = 0.01,
     sigma_max: float | None = None,
     rho: float = 1.0,
+    shift: Shift | None = None,
+    length: Length | None = None,
+    options: Mapping[str, Any] | None = None,
+    predict_pair: PredictPair | None = None,
     on_step: OnStep = ignore,
 ) -> Tensor:
     """Turn noise into data.
 
     Args:
-        predict: The network: (x (B, D, L), t (B,)) -> (B, D, L). Guidance is its business.
+        predict: The network: (x (B, D, L), t (B,)) -> (B, D, L). Guidance is its business. Times are float32; they are on the CPU if all
+            items have the same, so that they can be looked at without waiting for a device, else on the device of ``x``.
         noise: Standard normal, (B, D, L).
         objective: What the network predicts; decides which samplers can be used.
         steps: Number of steps; a step calls the network once or a few times.
@@ -61,8 +69,12 @@ def sample(
         init: Data (B, D, L) to start from, mixed with noise at ``sigma_max``; if that is 0, it comes back as it is.
         sigma_min: Last noise level before 0, for samplers on an exponential grid.
         sigma_max: First noise level: up to hundreds for samplers on an exponential grid (default 100), a time in (0, 1] for the others
-            (default 1; for objective ``v`` larger ones count as 1).
+            (default 1; larger ones count as 1).
         rho: Curvature of the exponential grid; 1 is exponential.
+        shift: Take evenly spaced times through this shift instead of the sampler's own grid. Not for samplers on an exponential grid.
+        length: What the shift goes by, in latent frames: a number, or one per item (B,), for samplers that can; None is L.
+        options: Options of the sampler itself, such as ``eta`` of ``v-ddim``.
+        predict_pair: The network with and without condition, for samplers that need both; None is `predict` for both.
         on_step: Called after every step.
 
     Returns:
@@ -71,28 +83,41 @@ def sample(
     Raises:
         ConfigError: If the sampler is unknown or cannot be used with the objective, or a number is out of range.
     """
-    mixing = find_objective(objective)
     name = sampler or default_sampler(objective)
+    mixing = find_objective(objective)
     facts = sampler_facts(name, objective)
+    part = SAMPLERS.part(name)
     run = SAMPLERS.load(name)
+    own = SAMPLERS.schema(name).arguments(options or {}, where=f"sampler {name!r}")
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, got {steps}")
     if sigma_max == 0 and init is not None:
         return init.expand_as(noise).clone()  # no noise at all: the input, unchanged
     if facts.get("space") == "sigma":
-        return _sample_sigma(run, predict, noise, steps, init, sigma_min, 100.0 if sigma_max is None else sigma_max, rho, on_step, facts)
-    time = 1.0 if sigma_max is None else min(sigma_max, 1.0)
-    if not time > 0:
+        if shift is not None:
+            raise ConfigError(f"sampler {name!r} has a grid of noise levels, which a distribution shift of times cannot change")
+        highest = 100.0 if sigma_max is None else sigma_max
+        return _sample_sigma(run, predict, noise, steps, init, sigma_min, highest, rho, on_step, part, own)
+    start = 1.0 if sigma_max is None else min(sigma_max, 1.0)
+    if not start > 0:
         raise ConfigError(f"sigma_max must be positive, got {sigma_max}")
-    grid = schedules.log_snr if facts.get("grid") == "log_snr" else schedules.linear
-    times = grid(steps, time)
-    alpha, sigma = mixing.alpha_sigma(times[0])
+    if shift is not None:
+        times = schedules.shifted(steps, shift, noise.shape[-1] if length is None else length, start)
+    else:
+        times = (schedules.log_snr if facts.get("grid") == "log_snr" else schedules.linear)(steps, start)
+    if times.dim() == 2 and not facts.get("per_item"):
+        able = ", ".join(item for item in SAMPLERS.names(objectives=objective) if SAMPLERS.part(item).facts.get("per_item"))
+        raise ConfigError(f"sampler {name!r} has one grid for the whole batch, not one per item; {able or 'none'} can")
+    alpha, sigma = mixing.alpha_sigma(torch.tensor(start))
     x = noise if init is None else init * alpha + noise * sigma
+    call: Any = predict
+    if facts.get("pair"):
+        call = predict_pair if predict_pair is not None else lambda x, t: (predict(x, t),) * 2  # type: ignore[misc]
 
-    def at_time(x: Tensor, t: Tensor) -> Tensor:
-        return predict(x, _per_item(t, x))
+    def at_time(x: Tensor, t: Tensor) -> Any:
+        return call(x, _per_item(t, x))
 
-    return run(at_time, x, times, on_step=on_step)
+    return run(at_time, x, times if times.dim() == 1 else times.to(x.device), on_step=on_step, **own).to(noise.dtype)
 
 
 def _sample_sigma(
@@ -105,11 +130,16 @@ def _sample_sigma(
     sigma_max: float,
     rho: float,
     on_step: OnStep,
-    facts: Any,
+    part: Part,
+    own: dict[str, Any],
 ) -> Tensor:
-    if not 0 < sigma_min <= sigma_max:
+    facts = part.facts
+    if sigma_min <= 0 or sigma_max <= 0 or (init is None and sigma_min > sigma_max):
         raise ConfigError(f"need 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}")
-    sigmas = schedules.polyexponential(steps, sigma_min, sigma_max, rho)
+    if init is not None and sigma_min >= sigma_max:  # little noise: the grid must fall nevertheless
+        sigma_min = schedules.noise_below(sigma_max)
+    is_free = facts.get("grid") == "ends"
+    sigmas = torch.tensor([sigma_max, sigma_min]) if is_free else schedules.polyexponential(steps, sigma_min, sigma_max, rho)
     if (sigmas.diff() >= 0).any():  # samplers divide by the distance
         raise ConfigError(
             f"{steps} noise levels from {sigma_max} to {sigma_min} with rho {rho}: some are equal in float32; take a wider range, fewer "
@@ -118,8 +148,11 @@ def _sample_sigma(
     x = noise * sigmas[0]
     if init is not None:
         x = x + init
-    options = {"noise": brownian_noise(x, sigmas)} if facts.get("stochastic") else {}
-    return run(v_denoiser(predict), x, sigmas, on_step=on_step, **options)
+    if facts.get("stochastic"):
+        own["noise"] = {"brownian": brownian_noise, "gaussian": gaussian_noise}[facts["stochastic"]](x, sigmas)
+    if any(parameter.name == "steps" for parameter in part.parameters):
+        own["steps"] = steps
+    return run(v_denoiser(predict), x, sigmas, on_step=on_step, **own)
 
 
 def v_denoiser(predict: Predict) -> Predict:
@@ -138,7 +171,13 @@ def v_denoiser(predict: Predict) -> Predict:
 
 
 def _per_item(t: Tensor, x: Tensor) -> Tensor:
-    return x.new_full((x.shape[0],), float(t))  # t lives on the CPU: nothing waits for the device
+    """A time () on the CPU, or times (B, 1, 1) on x's device, as (B,)."""
+    return t.expand(x.shape[0]) if t.dim() == 0 else t.flatten()
+
+
+def gaussian_noise(x: Tensor, sigmas: Tensor) -> NoiseSource:
+    """Fresh noise like ``x`` at every call, from the global stream of its device."""
+    return lambda sigma, sigma_next: torch.randn_like(x)
 
 
 def brownian_noise(x: Tensor, sigmas: Tensor) -> NoiseSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,14 +65,16 @@ class LogitNormalTimesteps(TimestepSampler):
 class TruncatedLogitNormalTimesteps(TimestepSampler):
     """A logit-normal cut off at 0.075 and stretched to [0, 1], then flipped: noisy times more often, pure data never."""
 
-    LOW = 0.075
-
     def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
-        low = _normal_cdf(torch.logit(torch.tensor(self.LOW)))
-        quantile = low + (1 - low) * _normal_cdf(torch.randn(batch_size))
-        normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-1 + 1e-7, 1 - 1e-7))
-        stretched = (torch.sigmoid(normal) - self.LOW) / (1 - self.LOW)
-        return (1 - stretched).to(device)
+        return (1 - truncated_logistic_normal_rescaled([batch_size])).to(device)
+
+
+def truncated_logistic_normal_rescaled(shape: Sequence[int] | int, left_trunc: float = 0.075, right_trunc: float = 1.0) -> Tensor:
+    """Draw from ``sigmoid(z)``, z ~ N(0, 1), cut off outside [left_trunc, right_trunc] and stretched to [0, 1]."""
+    low, high = (_normal_cdf(torch.logit(torch.tensor(bound))) for bound in (left_trunc, right_trunc))
+    quantile = low + (high - low) * _normal_cdf(torch.randn(shape))
+    normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-1 + 1e-7, 1 - 1e-7))
+    return (torch.sigmoid(normal) - left_trunc) / (right_trunc - left_trunc)
 
 
 @TIMESTEPS.register("log_snr")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.families import WRAPPERS
@@ -42,6 +44,11 @@ class TrainingWrapper(pl.LightningModule):
         for module in self.frozen_modules():
             module.eval()
         return self
+
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Whether some steps leave trainable parameters without a gradient; processes that average gradients have to be told."""
+        return False
 
     @property
     def model(self) -> nn.Module:
@@ -93,4 +100,13 @@ def unbatch(batch: Any) -> Batch:
     return reals, metadata
 
 
-__all__ = ["WRAPPERS", "Batch", "TrainingWrapper", "unbatch"]
+def padding_mask_of(metadata: Sequence[Mapping[str, Any]], length: int, device: torch.device) -> Tensor | None:
+    """Which of ``length`` frames are audio and not padding: (B, length); None unless every item has a ``padding_mask``."""
+    if not metadata or not all("padding_mask" in item for item in metadata):
+        return None
+    masks = [item["padding_mask"] for item in metadata]
+    stacked = torch.stack([mask[0] if isinstance(mask, (list, tuple)) else mask for mask in masks]).float().to(device)
+    return F.interpolate(stacked.view(len(masks), 1, -1), size=length, mode="nearest")[:, 0].bool()
+
+
+__all__ = ["WRAPPERS", "Batch", "TrainingWrapper", "padding_mask_of", "unbatch"]

@@ -27,6 +27,8 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | 
         ConfigError: With every mistake, or if there is no ``training`` section.
     """
     config = _with_training(model_config)
+    if getattr(config.training, "arc", None) is not None:
+        raise ConfigError("training.arc: adversarial post-training is not available; remove the section to train without an adversary")
     return WRAPPERS.build(config.model_type, model=model, config=config)
 
 
@@ -38,6 +40,8 @@ def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Pat
         **kwargs: ``demo_dl`` and others of published scripts; have no effect, since demos use the batch at hand.
     """
     config = _with_training(model_config)
+    if getattr(getattr(config.training, "demo", None), "num_demos", None) == 0:
+        return None
     return DEMOS.build(config.model_type, config=config)
 
 

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from stable_audio_tools.audio import load
 from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.optional import require
 
@@ -34,7 +35,7 @@ class LogSink:
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = list(loggers)
 
-    def log_audio(self, name: str, path: Path, audio: Tensor, sample_rate: int, step: int) -> None:
+    def log_audio(self, name: str, path: Path, audio: Tensor, sample_rate: int, step: int | None) -> None:
         """Log a clip (C, T) that was also written to ``path``."""
         for sink in self.loggers:
             if isinstance(sink, TensorBoardLogger):
@@ -42,11 +43,11 @@ class LogSink:
             elif isinstance(sink, WandbLogger):
                 import wandb  # pyright: ignore[reportMissingImports]
 
-                sink.experiment.log({name: wandb.Audio(str(path), sample_rate=sample_rate, caption=name), "trainer/global_step": step})
+                sink.experiment.log({name: wandb.Audio(str(path), sample_rate=sample_rate, caption=name)} | _at(step))
             elif isinstance(sink, CometLogger):
                 sink.experiment.log_audio(str(path), sample_rate=sample_rate, file_name=name, step=step)
 
-    def log_image(self, name: str, path: Path, step: int) -> None:
+    def log_image(self, name: str, path: Path, step: int | None) -> None:
         """Log a picture that was written to ``path``."""
         for sink in self.loggers:
             if isinstance(sink, TensorBoardLogger):
@@ -56,9 +57,36 @@ class LogSink:
             elif isinstance(sink, WandbLogger):
                 import wandb  # pyright: ignore[reportMissingImports]
 
-                sink.experiment.log({name: wandb.Image(str(path)), "trainer/global_step": step})
+                sink.experiment.log({name: wandb.Image(str(path))} | _at(step))
             elif isinstance(sink, CometLogger):
                 sink.experiment.log_image(str(path), name=name, step=step)
+
+
+def _at(step: int | None) -> dict[str, int]:
+    return {} if step is None else {"trainer/global_step": step}
+
+
+def log_audio(logger: Logger, key: str, audio_path: str | Path, sample_rate: int, caption: str | None = None) -> None:
+    """Send an audio file to one logger.
+
+    Args:
+        logger: Of Lightning; one that cannot show audio is left alone.
+        key: Name to log it under.
+        audio_path: The file.
+        sample_rate: Its rate, in Hz.
+        caption: Instead of ``key`` as the name of the clip.
+    """
+    LogSink([logger]).log_audio(caption or key, Path(audio_path), load(audio_path).samples, sample_rate, None)
+
+
+def log_image(logger: Logger, key: str, img_path: str | Path) -> None:
+    """Send a picture to one logger; one that cannot show pictures is left alone."""
+    LogSink([logger]).log_image(key, Path(img_path), None)
+
+
+def log_metric(logger: Logger, key: str, value: float | Tensor, step: int | None = None) -> None:
+    """Send a number to one logger."""
+    logger.log_metrics({key: float(value)}, step)
 
 
 class ResumableCSVLogger(CSVLogger):

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -38,6 +40,7 @@ from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
 Config = str | Path | Mapping[str, Any]
+RUN_STAMP = "STABLE_AUDIO_TOOLS_RUN_STAMP"
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # names that older scripts use
 
 
@@ -272,10 +275,18 @@ def _run_folder(options: TrainOptions, ckpt_path: str | Path | None) -> Path:
         return Path(options.run_folder)
     if ckpt_path is not None and Path(ckpt_path).resolve().parent.name == "checkpoints":
         return Path(ckpt_path).resolve().parent.parent  # a resumed run goes on in its folder
-    stamp = os.environ.get("SLURM_JOB_ID") or datetime.now().strftime("%Y%m%d-%H%M%S")
+    stamp = os.environ.get("SLURM_JOB_ID") or _stamp()
     return Path(options.save_dir or "runs") / options.name / stamp
 
 
+def _stamp() -> str:
+    """The time, which the processes that Lightning starts on this machine take over: a run has one folder."""
+    if rank_zero_only.rank == 0 or RUN_STAMP not in os.environ:  # pyright: ignore[reportFunctionMemberAccess]
+        os.environ[RUN_STAMP] = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return os.environ[RUN_STAMP]
+
+
+@rank_zero_only
 def _write_configs(options: TrainOptions, folder: Path) -> None:
     for name, config in (("model_config", options.model_config), ("dataset_config", options.dataset_config)):
         target = folder / f"{name}.json"
@@ -308,11 +319,21 @@ def _machines(options: TrainOptions) -> dict[str, Any]:
     }
 
 
+def _with_strategy(options: TrainOptions, wrapper: TrainingWrapper) -> TrainOptions:
+    """Processes that average gradients wait for all of them, unless they are told that some steps leave some out."""
+    if not wrapper.has_idle_parameters or options.strategy not in ("", "auto", "ddp"):
+        return options
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    is_ddp = isinstance(pl.Trainer(**_machines(options), **quiet).strategy, DDPStrategy)
+    return replace(options, strategy="ddp_find_unused_parameters_true") if is_ddp else options
+
+
 def _trainer(
     options: TrainOptions, config: ModelConfig, wrapper: TrainingWrapper, folder: Path, *, has_validation: bool
 ) -> tuple[pl.Trainer, CheckpointCallback]:
     if not wrapper.automatic_optimization and (options.accum_batches != 1 or options.gradient_clip_val):
         raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on model_type {config.model_type!r} yet; leave them out")
+    options = _with_strategy(options, wrapper)
     data = read_source(options.model_config).data
     checkpoints = CheckpointCallback(folder / "checkpoints", options.checkpoint_every, keep_last=options.save_top_k, model_config=data)
     callbacks = [*options.callbacks]

@@ -54,7 +54,7 @@ def test_options_are_the_settings(sat: Any, asked: dict[str, Any]) -> None:
         ("--classes a,b", "--captions and --classes describe a folder of your own: give --audio-dir too"),
         ("--audio-dir x --train-clips 5", "--train-clips and --held-out-clips say how many sounds to synthesise: leave them out with "),
         ("--audio-dir nowhere --classes a,b", "nowhere: no such folder"),
-        ("--audio-dir nowhere", "a real folder needs --classes: what captions contain, as in 'kick|bass drum,snare,piano'"),
+        ("--audio-dir nowhere", "nowhere: no such folder"),
     ],
 )
 def test_wrong_options(sat: Any, tmp_path: Path, options: str, message: str) -> None:

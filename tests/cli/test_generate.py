@@ -104,7 +104,7 @@ def test_half_precision_is_close(sat: Any, flow: Any, tmp_path: Path, precision:
     ("model", "arguments", "message"),
     [
         ("flow", "--sampler eulr", "unknown sampler 'eulr'; did you mean 'euler'?"),
-        ("flow", "--sampler dpmpp-2m", "sampler 'dpmpp-2m' cannot be used with objective 'rectified_flow'; use one of euler, pingpong"),
+        ("flow", "--sampler dpmpp-2m", "sampler 'dpmpp-2m' cannot be used with objective 'rectified_flow'; use one of dpmpp, euler"),
         ("flow", "--sigma-min 0.1", "--sigma-min has no effect with sampler 'euler', which goes through times from 1 to 0; leave it out"),
         ("flow", "--sigma-max 500", "--sigma-max is a time from 0 to 1 with sampler 'euler', got 500"),
         ("raw", "--sigma-max -1", "--sigma-max is a level of at least 0 with sampler 'dpmpp-2m-sde', got -1"),

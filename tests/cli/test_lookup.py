@@ -31,7 +31,8 @@ def test_list_says_where_each_part_is_defined(sat: Any) -> None:
     for line in lines:
         name, file, number = re.match(r"  (\S+) .*  \[(.*):(\d+)\]$", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
         source = (ROOT / file).read_text(encoding="utf-8").splitlines()
-        around = "\n".join(source[max(0, int(number) - 4) : int(number)])
+        above = next(line for line in range(int(number) - 1, 0, -1) if ".register(" in source[line - 1])  # a decorator can be long
+        around = "\n".join(source[max(0, above - 4) : int(number)])
         assert f'"{name}"' in around, line
 
 
@@ -39,7 +40,7 @@ def test_lines_of_list_read_well(sat: Any) -> None:
     for line in sat("list").out.splitlines():
         assert "`" not in line
         if line.startswith("  "):
-            sentence = line[22:].rsplit("  [", 1)[0].strip()
+            sentence = line.strip().partition(" ")[2].rsplit("  [", 1)[0].strip()
             assert len(sentence.split()) >= 3, line
             assert not sentence.startswith(("(B", "Build ")), line
             assert not sentence.endswith(".")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stable_audio_tools.config.check import check_dataset_config, check_model_config, check_source
+from stable_audio_tools.config.model import MODEL_CONFIGS
 from stable_audio_tools.config.source import read_source
 
 AE, IDS, DIT = "model.pretransform.config", "model.conditioning.configs", "model.diffusion"
@@ -64,7 +65,7 @@ def test_a_file_broken_in_ten_places(report: Callable[[str], list[Any]]) -> None
         "23:76  model.conditioning.configs[1].config.max_val: input should be a valid number, got 'loud'",
         "29:46  model.diffusion.cross_attention_cond_ids[1]: 'secs_total' is not an id in conditioning.configs; "
         "it has: prompt, seconds_total",
-        "31:34  model.diffusion.config.attn_kwargs.qk_norm: input should be 'none', 'l2', 'ln' or 'dyt', got 'lnn'",
+        "31:34  model.diffusion.config.attn_kwargs.qk_norm: input should be 'none', 'l2', 'ln', 'rms' or 'dyt', got 'lnn'",
         "35:39  training.use_ema: input should be a valid boolean, got 'yes'",
     ]
 
@@ -189,7 +190,7 @@ def test_loss_configs_are_checked(full_vae: dict[str, Any], edited: Any, report:
         (None, "a model config is an object, got None"),
         ({}, "needs model_type (a model config) or dataset_type (a dataset config)"),
         ({"model_type": "autoencodr"}, "model_type: unknown model_type 'autoencodr'; did you mean 'autoencoder'?"),
-        ({"model_type": "xyz"}, "model_type: unknown model_type 'xyz'; known: autoencoder, diffusion_cond"),
+        ({"model_type": "xyz"}, f"model_type: unknown model_type 'xyz'; known: {', '.join(MODEL_CONFIGS)}"),
         ({"model_type": ["lm"]}, "model_type: input should be a valid string, got ['lm']"),
         ({"dataset_type": "audio_dri"}, "dataset_type: unknown dataset_type 'audio_dri'; did you mean 'audio_dir'?"),
         ({"dataset_type": 3}, "dataset_type: input should be a valid string, got 3"),
@@ -202,7 +203,7 @@ def test_what_is_no_config_at_all(report: Any, data: object, message: str) -> No
 
 def test_missing_types_list_the_choices() -> None:
     (mistake,) = check_model_config({"model": {}})
-    assert mistake.message == "model_type: required key is missing; one of autoencoder, diffusion_cond"
+    assert mistake.message == f"model_type: required key is missing; one of {', '.join(MODEL_CONFIGS)}"
     (mistake,) = check_dataset_config({"datasets": []})
     assert mistake.message == "dataset_type: required key is missing; one of audio_dir"
 

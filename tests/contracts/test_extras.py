@@ -15,7 +15,7 @@ from stable_audio_tools.errors import MissingExtraError, StableAudioError
 from stable_audio_tools.optional import lazy, require
 
 PACKAGE = Path(stable_audio_tools.__file__).parent
-DISTRIBUTIONS = {"comet_ml": "comet-ml"}  # where it is not the module's name
+DISTRIBUTIONS = {"comet_ml": "comet-ml", "g2p_en": "g2p-en"}  # where it is not the module's name
 
 
 def requirements() -> list[tuple[str, str, str]]:

@@ -19,6 +19,7 @@ SHIMS = {  # kept import paths; each says where the thing lives now
     "models/utils.py", "models/bottleneck.py", "models/transformer.py", "models/dit.py", "models/inpainting.py",
     "inference/utils.py", "inference/sampling.py", "data/utils.py", "training/utils.py",
 }  # fmt: skip
+ADAPTERS = {"inference/sampling.py", "data/utils.py"}  # of these, the published call shapes are no longer those of ours
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -90,7 +91,7 @@ def test_no_file_is_a_drawer_for_everything() -> None:
     assert [name for name in SOURCES if Path(name).stem in vague and name not in SHIMS] == []
 
 
-@pytest.mark.parametrize("name", sorted(SHIMS & set(SOURCES)))
+@pytest.mark.parametrize("name", sorted(SHIMS & set(SOURCES) - ADAPTERS))
 def test_kept_paths_only_point_elsewhere(name: str) -> None:
     tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
     assert "Kept import path" in (ast.get_docstring(tree) or "")

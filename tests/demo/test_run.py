@@ -247,7 +247,6 @@ def test_a_file_is_no_folder(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": None}, "a real folder needs --classes: what captions contain, as in 'kick|bass drum,snare,piano'"),
         ({"audio_dir": Path("nowhere")}, "nowhere: no such folder"),
         ({"captions": Path("nowhere.csv")}, "nowhere.csv: no such file; --captions names a CSV table with the columns path and caption"),
         ({"classes": "kick"}, "one class is nothing to tell apart; name at least two, separated by commas"),
@@ -268,6 +267,15 @@ def test_time_limits_do_not_make_another_demo(tmp_path: Path) -> None:
     first = settings(tmp_path, None)
     assert first.fingerprint() == settings(tmp_path / "b", None, minutes=60).fingerprint()
     assert first.fingerprint() != settings(tmp_path, None, seed=1).fingerprint()
+
+
+def test_the_precision_is_decided_once(done: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found by timing, which may come out differently when a stopped demo goes on."""
+    output, evaluation, _ = done
+    monkeypatch.setattr(run_module, "has_fast_bfloat16", lambda: True)
+    said: list[str] = []
+    assert run_demo(settings(output, folder), say=said.append) == evaluation
+    assert "(in float32)" in said[1]
 
 
 def test_every_class_has_files_of_its_own() -> None:

@@ -73,7 +73,7 @@ def test_what_it_refuses(files: dict[str, Path], tmp_path: Path, change: dict[st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sampler": "dpmpp"}, "unknown sampler 'dpmpp'"),
+        ({"sampler": "dpmpp-4m"}, "unknown sampler 'dpmpp-4m'"),
         ({"sigma_min": 200.0}, "noise levels go from --sigma-max down to --sigma-min, which is above 0; got 100 and 200"),
         ({"sigma_min": 0.0}, "noise levels go from --sigma-max down to --sigma-min, which is above 0; got 100 and 0"),
         ({"sigma_max": 0.0}, "noise levels go from --sigma-max down to --sigma-min, which is above 0; got 0 and 0.01"),

@@ -146,6 +146,8 @@ def test_every_shipped_config_builds(folder):
     paths = sorted((files("stable_audio_tools") / "configs" / "model_configs" / folder).iterdir(), key=str)
     assert paths
     for path in paths:
+        if json.loads(path.read_text())["model_type"] == "musicgen":
+            continue  # its weights are downloaded; see tests/models/lm/test_musicgen.py
         with torch.device("meta"):
             model = create_model_from_config_path(str(path))
         assert count_parameters(model) > 1e5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -12,6 +13,7 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import CONDITIONERS, SAMPLERS
 from stable_audio_tools.registry import Options, Registry
 from stable_audio_tools.registry.live import part_from_object
+from stable_audio_tools.registry.signature import parts_in_file
 
 
 @pytest.fixture
@@ -53,6 +55,26 @@ def test_names_can_be_filtered_by_facts(gadgets: Registry) -> None:
     assert gadgets.names(heavy=True) == ["gear"]
     assert gadgets.names(moves="round", heavy=False) == []
     assert set(SAMPLERS.names(objectives="v")).isdisjoint(SAMPLERS.names(objectives="rectified_flow"))
+
+
+def test_registrations_may_use_constants_of_their_module(tmp_path: Path) -> None:
+    text = """
+DEAD = {"old": "it had no effect"}
+NAMES = [name for name in "ab"]
+
+@GADGETS.register("gear", ignored=DEAD)
+@GADGETS.register("wheel", ignored=DEAD, teeth=3)
+def gear(): ...
+"""
+    (tmp_path / "kit.py").write_text(text, encoding="utf-8")
+    parts = list(parts_in_file(tmp_path / "kit.py", root=tmp_path, symbol="GADGETS"))
+    assert [(part.name, part.ignored, part.facts) for part in parts] == [
+        ("gear", {"old": "it had no effect"}, {}),
+        ("wheel", {"old": "it had no effect"}, {"teeth": 3}),
+    ]
+    (tmp_path / "bad.py").write_text(text.replace("ignored=DEAD)", "ignored=NAMES)"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"bad\.py:5: NAMES is neither a literal nor a constant of this module"):
+        list(parts_in_file(tmp_path / "bad.py", root=tmp_path, symbol="GADGETS"))
 
 
 # ---- registering ---------------------------------------------------------------------------------------------------------------

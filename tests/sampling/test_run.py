@@ -8,6 +8,8 @@ import torch
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SAMPLERS
 from stable_audio_tools.sampling.run import default_sampler, sample, v_denoiser
+from stable_audio_tools.sampling.schedules import shifted
+from stable_audio_tools.sampling.shifts import DistributionShift, LogSNRShift, NoShift
 
 NOISE = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
 DATA = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(1))
@@ -87,7 +89,19 @@ def test_a_little_noise_changes_little(sampler, kind):
         return mixing.target(DATA, (x - alpha * DATA) / sigma, alpha, sigma)
 
     out = sample(predict, NOISE, objective=kind, steps=4, sampler=sampler, init=DATA, sigma_max=0.02)
-    torch.testing.assert_close(out, DATA.expand(2, 3, 5), atol=1e-4, rtol=0)
+    left = 0.03 if SAMPLERS.part(sampler).facts["grid"] == "ends" else 1e-4  # these end at the last noise level, not at 0
+    torch.testing.assert_close(out, DATA.expand(2, 3, 5), atol=left, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.names(objectives="v", space="sigma"))
+@pytest.mark.parametrize("level", [0.01, 0.003])
+def test_less_noise_than_the_last_level_still_falls(sampler, level):
+    """Little noise on given data: the grid ends lower, instead of rising to ``sigma_min`` first."""
+    seen = []
+    out = sample(lambda x, t: x * 0, NOISE, objective="v", steps=4, sampler=sampler, init=DATA, sigma_max=level, on_step=seen.append)
+    levels = [step.t for step in seen]
+    assert levels[0] == pytest.approx(level, rel=1e-4) and levels == sorted(levels, reverse=True)
+    assert (out - DATA).abs().max() < 8 * level
 
 
 def test_times_above_1_count_as_1():
@@ -127,9 +141,9 @@ def test_a_sampler_of_the_users_own(tmp_path, monkeypatch):
         ({"sampler": "pingpong", "objective": "v"}, "'pingpong' cannot be used with objective 'v'"),
         (
             {"sampler": "v-ddim", "objective": "rf_denoiser"},
-            "'v-ddim' cannot be used with objective 'rf_denoiser'; use one of euler, pingpong",
+            "'v-ddim' cannot be used with objective 'rf_denoiser'; use one of dpmpp, euler, pingpong, rk4",
         ),
-        ({"sampler": "dpm++"}, r"unknown sampler 'dpm\+\+'; known: dpmpp-2m, "),
+        ({"sampler": "dpm++"}, r"unknown sampler 'dpm\+\+'; did you mean 'dpmpp'"),
         ({"objective": "velocity"}, "unknown diffusion objective 'velocity'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"sigma_min": 0.0}, "need 0 < sigma_min <= sigma_max, got 0.0 and 100.0"),
@@ -143,5 +157,88 @@ def test_a_sampler_of_the_users_own(tmp_path, monkeypatch):
     ],
 )
 def test_what_it_refuses(options, message):
+    with pytest.raises(ConfigError, match=message):
+        sample(silent, NOISE, **{"objective": "v", "steps": 4, **options})
+
+
+# ---- shifted grids ---------------------------------------------------------------------------------------------------------------------
+
+
+def times_seen(**options):
+    seen = []
+
+    def predict(x, t):
+        seen.append(t.clone())
+        return torch.zeros_like(x)
+
+    sample(predict, NOISE, **{"objective": "rectified_flow", "steps": 4, "sampler": "euler", **options})
+    return torch.stack(seen)
+
+
+def test_a_shift_replaces_the_samplers_grid_and_goes_by_the_length():
+    times = times_seen(shift=DistributionShift(), length=1000)
+    torch.testing.assert_close(times, shifted(4, DistributionShift(), 1000)[:-1, None].expand(-1, 2))
+    torch.testing.assert_close(times_seen(shift=DistributionShift()), times_seen(shift=DistributionShift(), length=5))  # L is 5
+    assert float(times_seen(shift=LogSNRShift(), sigma_max=0.4).max()) == pytest.approx(0.4)
+
+
+def test_each_item_has_its_own_times_when_lengths_differ():
+    lengths = torch.tensor([300, 3000])
+    torch.testing.assert_close(times_seen(shift=DistributionShift(), length=lengths), shifted(4, DistributionShift(), lengths)[:, :-1].T)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS.names(objectives="rectified_flow") if name != "pingpong"])
+def test_a_batch_of_lengths_equals_one_item_after_the_other(sampler):
+    def predict(x, t):
+        return torch.sin(3 * x) * t.to(x.dtype)[:, None, None]
+
+    options = {"objective": "rectified_flow", "steps": 5, "sampler": sampler, "shift": DistributionShift()}
+    together = sample(predict, NOISE, length=torch.tensor([300, 3000]), **options)
+    for item, length in enumerate((300, 3000)):
+        torch.testing.assert_close(together[item : item + 1], sample(predict, NOISE[item : item + 1], length=length, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_times_per_item_keep_the_data_type(dtype):
+    out = sample(silent, NOISE.to(dtype), objective="rectified_flow", steps=3, shift=DistributionShift(), length=torch.tensor([300, 3000]))
+    assert out.dtype == dtype
+
+
+def test_shared_times_are_float32_on_the_cpu():
+    assert times_seen().dtype == torch.float32
+    assert times_seen(shift=DistributionShift(), length=torch.tensor([300, 3000])).dtype == torch.float32
+
+
+def test_options_reach_the_sampler():
+    torch.manual_seed(0)
+    exact, stochastic = (sample(silent, NOISE, objective="v", steps=4, sampler="v-ddim", options={"eta": eta}) for eta in (0.0, 1.0))
+    assert not torch.allclose(exact, stochastic)
+
+
+def test_a_sampler_that_needs_both_predictions_gets_them():
+    calls = []
+
+    def pair(x, t):
+        calls.append(t)
+        return torch.zeros_like(x), torch.ones_like(x)
+
+    both = sample(silent, NOISE, objective="v", steps=4, sampler="v-ddim-cfgpp", predict_pair=pair)
+    assert len(calls) == 4
+    assert not torch.allclose(both, sample(silent, NOISE, objective="v", steps=4, sampler="v-ddim-cfgpp"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "dpmpp-2m", "shift": NoShift()}, "'dpmpp-2m' has a grid of noise levels, which a distribution shift"),
+        (
+            {"sampler": "v-ddim", "shift": NoShift(), "length": torch.tensor([1, 2])},
+            "'v-ddim' has one grid for the whole batch, not one per item; none can",
+        ),
+        ({"sampler": "v-ddim", "options": {"etta": 1.0}}, "etta: unknown key; did you mean 'eta'"),
+        ({"sampler": "k-dpm-adaptive", "options": {"steps": 3}}, "steps: unknown key; allowed: rtol, atol, first_step"),
+    ],
+)
+def test_what_it_refuses_about_grids_and_options(options, message):
     with pytest.raises(ConfigError, match=message):
         sample(silent, NOISE, **{"objective": "v", "steps": 4, **options})

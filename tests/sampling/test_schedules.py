@@ -32,6 +32,13 @@ def test_noise_levels_fall_strictly_from_the_highest_over_the_lowest_to_zero(ste
         assert (sigmas.diff() < 0).all()
 
 
+@pytest.mark.parametrize("high", [0.3, 0.01, 1e-4])
+@pytest.mark.parametrize("steps", [2, 5, 100])
+def test_noise_levels_fall_even_from_below_the_lowest(high, steps):
+    sigmas = polyexponential(steps, 0.5, high)
+    assert (sigmas.diff() < 0).all() and float(sigmas[0]) == pytest.approx(high)
+
+
 def test_linear_and_exponential_spacing():
     torch.testing.assert_close(linear(4, 0.8), torch.tensor([0.8, 0.6, 0.4, 0.2, 0.0]))
     ratios = polyexponential(6)[:-1]

@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stable_audio_tools.checkpoint import weights_hash
-from stable_audio_tools.models.conditioners.t5 import frozen_t5_encoder
+from stable_audio_tools.models.conditioners.pretrained import frozen
 from stable_audio_tools.training.checkpointing import find_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ def test_resumes_bit_equal_with_an_encoder_that_is_loaded_on_first_use(shared, t
     config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "t5", "config": t5}
 
     def go(*callbacks, **options):
-        frozen_t5_encoder.cache_clear()  # as in a new process
+        frozen.cache_clear()  # as in a new process
         losses = Losses()
         return train_briefly(config, max_steps=8, callbacks=[losses, *callbacks], **options), losses.seen
 
@@ -341,15 +341,16 @@ def test_killed_process_resumes_bit_equal(script):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the second process in /proc")
-@pytest.mark.parametrize("target", ["first", "second"])
-def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script, target):
+@pytest.mark.parametrize(("name", "target"), [("diffusion", "first"), ("adversary", "second")])
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script, name, target):
     flags = ("--num-workers", "0", "--devices", "2", "--strategy", "ddp", "--checkpoint-every", "3")
-    script = script("diffusion", *flags, num_sounds=20)
+    script = script(name, *flags, num_sounds=20)
     process = script.start(data="slow")
     script.wait_for_step(process, 3)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid if target == "first" else int(children[0]), signal.SIGTERM)
     assert process.wait(timeout=120) == 128 + signal.SIGTERM, script.log()
+    assert len(list(script.folder.glob("runs/x/*"))) == 1, "one folder per run, whatever its processes"
     last = find_checkpoints(script.folder / "runs")[-1]
     step = int(last.stem.rpartition("=")[2])
     assert script.start("--ckpt-path", str(last), "--max-steps", str(step + 3)).wait(timeout=120) == 0, script.log()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.audio import resample, set_audio_channels
+from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import AutoencoderConfig
-from stable_audio_tools.errors import AudioError
+from stable_audio_tools.errors import AudioError, ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS, MODELS
 from stable_audio_tools.models.autoencoders.chunking import map_chunks
-from stable_audio_tools.models.bottlenecks.base import Bottleneck
+from stable_audio_tools.models.bottlenecks.base import Bottleneck, DiscreteBottleneck
 from stable_audio_tools.models.bottlenecks.build import build_bottleneck
+from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.models.pretransforms.build import build_pretransform
+
+ENCODE_OPTIONS = ("skip_pretransform", "iterate_batch")  # of `AudioAutoencoder.encode` itself
 
 
 class AudioAutoencoder(nn.Module):
@@ -28,7 +34,7 @@ class AudioAutoencoder(nn.Module):
 
     Args:
         encoder: (B, C, T) -> (B, W, L); None passes audio through.
-        decoder: (B, D, L) -> (B, C, T)
+        decoder: (B, D, L) -> (B, C, T); None only in subclasses that decode otherwise.
         latent_dim: Channels D of the latents.
         downsampling_ratio: Audio samples per latent frame.
         sample_rate: In Hz.
@@ -43,7 +49,7 @@ class AudioAutoencoder(nn.Module):
     def __init__(
         self,
         encoder: nn.Module | None,
-        decoder: nn.Module,
+        decoder: nn.Module | None,
         latent_dim: int,
         downsampling_ratio: int,
         sample_rate: int,
@@ -61,7 +67,7 @@ class AudioAutoencoder(nn.Module):
         self.io_channels = io_channels
         self.in_channels = in_channels if in_channels is not None else io_channels
         self.out_channels = out_channels if out_channels is not None else io_channels
-        self.min_length = downsampling_ratio
+        self.min_length = self.samples_per_latent = downsampling_ratio
         self.encoder = encoder
         self.decoder = decoder
         self.bottleneck = bottleneck
@@ -86,20 +92,28 @@ class AudioAutoencoder(nn.Module):
             return_info: Also return a dict with ``pre_bottleneck_latents`` and what the bottleneck reports (losses, tokens).
             skip_pretransform: ``audio`` is already transformed.
             iterate_batch: One item at a time through transform and encoder, to save memory. The bottleneck sees the whole batch.
-            **kwargs: For the bottleneck.
+            **kwargs: For the encoder, if its ``forward`` names them; otherwise for the bottleneck.
 
         Returns:
             Latents (B, D, L), or (latents, info).
         """
+        encoder_kwargs, kwargs = _split_kwargs(self.encoder, kwargs)
         if self.pretransform is not None and not skip_pretransform:
             with nullcontext() if self.pretransform.enable_grad else torch.no_grad():
                 audio = _per_item(self.pretransform.encode, audio, iterate_batch)
-        latents = audio if self.encoder is None else _per_item(self.encoder, audio, iterate_batch)  # (B, W, L)
+        latents = audio
+        if self.encoder is not None:
+            latents = _per_item(partial(self.encoder, **encoder_kwargs), audio, iterate_batch)  # (B, W, L)
+        latents, info = self._through_bottleneck(latents, skip_bottleneck, kwargs)
+        return (latents, info) if return_info else latents
+
+    def _through_bottleneck(self, latents: Tensor, skip: bool, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """(B, W, L) -> latents (B, D, L), and what there is to say about them."""
         info: dict[str, Any] = {"pre_bottleneck_latents": latents}
-        if self.bottleneck is not None and not skip_bottleneck:
+        if self.bottleneck is not None and not skip:
             latents, bottleneck_info = self.bottleneck.encode(latents, return_info=True, **kwargs)
             info.update(bottleneck_info)
-        return (latents, info) if return_info else latents
+        return latents, info
 
     def decode(self, latents: Tensor, skip_bottleneck: bool = False, iterate_batch: bool = False, **kwargs: Any) -> Tensor:
         """Decode a batch.
@@ -115,11 +129,29 @@ class AudioAutoencoder(nn.Module):
         """
         if self.bottleneck is not None and not skip_bottleneck:
             latents = self.bottleneck.decode(latents)
-        audio = _per_item(lambda item: self.decoder(item, **kwargs), latents, iterate_batch)
-        if self.pretransform is not None:
-            with nullcontext() if self.pretransform.enable_grad else torch.no_grad():
-                audio = _per_item(self.pretransform.decode, audio, iterate_batch)
+        assert self.decoder is not None
+        audio = _per_item(partial(self.decoder, **kwargs), latents, iterate_batch)
+        if self.pretransform is not None:  # even if it is not trained itself, gradients have to get through to the decoder
+            audio = _per_item(self.pretransform.decode, audio, iterate_batch)
         return torch.tanh(audio) if self.soft_clip else audio
+
+    def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
+        """Decode what a discrete bottleneck's `encode` reported under ``bottleneck.tokens_id``.
+
+        Args:
+            tokens: In the layout of ``info``: (B, K, L), or (B, L, K) if ``bottleneck.codebooks_last``. The first codebooks alone are fine.
+            **kwargs: For `decode_audio`.
+
+        Returns:
+            Audio (B, C, T).
+
+        Raises:
+            ConfigError: If the bottleneck is not discrete.
+        """
+        if not isinstance(self.bottleneck, DiscreteBottleneck):
+            raise ConfigError(f"decode_tokens: the bottleneck {type(self.bottleneck).__name__} has no tokens; use decode")
+        latents = self.bottleneck.decode_quantized(self.bottleneck.decode_tokens(tokens)).to(dtype_of(self))  # (B, D', L)
+        return self.decode_audio(latents, skip_bottleneck=True, **kwargs)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Reconstruct: (B, C, T) -> (B, C, T)."""
@@ -163,19 +195,27 @@ class AudioAutoencoder(nn.Module):
             [set_audio_channels(F.pad(clip, (0, padded - clip.shape[-1]))[None], self.in_channels)[0] for clip in clips]
         )  # (B, C, T)
 
-    def encode_audio(self, audio: Tensor, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **kwargs: Any) -> Tensor:
+    def encode_audio(self, audio: Tensor, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **kwargs: Any) -> Any:
         """`encode`, optionally in chunks.
 
         Args:
             audio: (B, C, T)
-            chunked: Encode overlapping chunks one after the other. A ``vae`` bottleneck then draws its noise per chunk.
+            chunked: Encode overlapping chunks one after the other. A ``vae`` bottleneck then draws its noise per chunk. With
+                ``return_info`` only the encoder works in chunks, and the bottleneck sees everything, so that losses and tokens are whole.
             overlap: Latent frames that neighbouring chunks share; exact when half of it covers the receptive field.
             chunk_size: Latent frames per chunk.
             **kwargs: For `encode`.
         """
         if not chunked:
             return self.encode(audio, **kwargs)
-        ratio = int(self.downsampling_ratio)
+        if kwargs.pop("return_info", False):
+            skip = kwargs.pop("skip_bottleneck", False)
+            _, for_bottleneck = _split_kwargs(self.encoder, kwargs)
+            latents = self.encode_audio(audio, True, overlap, chunk_size, skip_bottleneck=True, **kwargs)
+            return self._through_bottleneck(
+                latents, skip, {key: for_bottleneck[key] for key in for_bottleneck if key not in ENCODE_OPTIONS}
+            )
+        ratio = int(self.samples_per_latent)
         return map_chunks(
             audio,
             lambda chunk: self.encode(chunk, **kwargs),
@@ -183,6 +223,7 @@ class AudioAutoencoder(nn.Module):
             overlap_length=overlap * ratio,
             ratio=Fraction(1, ratio),
             trim=overlap // 2,
+            alignment=_alignment(self.encoder) * ratio,
         )
 
     def decode_audio(self, latents: Tensor, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **kwargs: Any) -> Tensor:
@@ -197,7 +238,7 @@ class AudioAutoencoder(nn.Module):
         """
         if not chunked:
             return self.decode(latents, **kwargs)
-        ratio = int(self.downsampling_ratio)
+        ratio = int(self.samples_per_latent)
         return map_chunks(
             latents,
             lambda chunk: self.decode(chunk, **kwargs),
@@ -205,7 +246,19 @@ class AudioAutoencoder(nn.Module):
             overlap_length=overlap,
             ratio=Fraction(ratio),
             trim=overlap // 2 * ratio,
+            alignment=_alignment(self.decoder),
         )
+
+
+def _alignment(module: nn.Module | None) -> int:
+    """Latent frames of whose multiples coding may start; see ``base``."""
+    return getattr(module, "alignment", 1)
+
+
+def _split_kwargs(encoder: nn.Module | None, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that the encoder's ``forward`` names, and the rest."""
+    named = inspect.signature(encoder.forward).parameters if encoder is not None and kwargs else {}
+    return {key: value for key, value in kwargs.items() if key in named}, {key: value for key, value in kwargs.items() if key not in named}
 
 
 def _per_item(function: Any, batch: Tensor, iterate: bool) -> Tensor:
@@ -235,3 +288,14 @@ def build_autoencoder(config: AutoencoderConfig) -> AudioAutoencoder:
         out_channels=model.out_channels,
         soft_clip=model.decoder.soft_clip,
     )
+
+
+def create_autoencoder_from_config(config: Mapping[str, Any]) -> AudioAutoencoder:
+    """Build an autoencoder with fresh weights from a config with ``sample_rate`` and ``model``. The config is read, never written.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
+    parsed = parse_model_config({**config, "model_type": "autoencoder"})
+    assert isinstance(parsed, AutoencoderConfig)
+    return build_autoencoder(parsed)

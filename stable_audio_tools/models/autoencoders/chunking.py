@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -12,7 +13,14 @@ from stable_audio_tools.errors import AudioError
 
 
 def map_chunks(
-    signal: Tensor, transform: Callable[[Tensor], Tensor], *, chunk_length: int, overlap_length: int, ratio: Fraction, trim: int
+    signal: Tensor,
+    transform: Callable[[Tensor], Tensor],
+    *,
+    chunk_length: int,
+    overlap_length: int,
+    ratio: Fraction,
+    trim: int,
+    alignment: int = 1,
 ) -> Tensor:
     """Apply ``transform`` to overlapping chunks and join the results.
 
@@ -26,6 +34,8 @@ def map_chunks(
         overlap_length: Input steps that neighbours share; less than ``chunk_length``.
         ratio: Output steps per input step.
         trim: Output steps cut from each side of a seam.
+        alignment: Input steps; chunks start at multiples of it. A transform that itself works in chunks of so many steps would otherwise
+            not do the same as in one pass. The last chunk may be longer for that, by less than this.
 
     Returns:
         (B, D, N * ratio), or as many steps less as ``transform`` gives less. A signal not longer than one chunk is transformed whole.
@@ -38,20 +48,25 @@ def map_chunks(
     length = signal.shape[-1]
     if length <= chunk_length:
         return transform(signal)
-    hop = chunk_length - overlap_length
+    hop = max((chunk_length - overlap_length) // alignment, 1) * alignment
     starts = list(range(0, length - chunk_length + 1, hop))
     if starts[-1] + chunk_length != length:
-        starts.append(length - chunk_length)
+        starts.append((length - chunk_length) // alignment * alignment)
+    if len(starts) > 1 and starts[-1] == starts[-2]:
+        del starts[-1]
     expected = int(chunk_length * ratio)
     output: Tensor | None = None
+    end = 0
     for index, start in enumerate(starts):
-        part = transform(signal[..., start : start + chunk_length])  # (B, D, n * ratio)
+        is_last = index == len(starts) - 1
+        part = transform(signal[..., start : None if is_last else start + chunk_length])  # (B, D, n * ratio)
         if output is None:
-            # Some decoders give a few samples less than asked for, at the end: those with odd strides.
-            output_length = int(length * ratio) + part.shape[-1] - expected
+            output_length = max(math.ceil(length * ratio), part.shape[-1])
             output = torch.zeros(*part.shape[:-1], output_length, dtype=part.dtype, device=part.device)
         begin, left = int(start * ratio), trim if index else 0
-        stop = part.shape[-1] if index == len(starts) - 1 else min(expected - trim, part.shape[-1])
+        stop = part.shape[-1] if is_last else min(expected - trim, part.shape[-1])
         output[..., begin + left : begin + stop] = part[..., left:stop]
+        end = begin + stop
     assert output is not None
-    return output
+    # Some decoders give a few samples less than asked for, at the end: those with odd strides.
+    return output[..., :end]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import CONDITIONERS
+from stable_audio_tools.models.layers.parameters import dtype_of
 
 
 class Condition(NamedTuple):
@@ -32,13 +33,32 @@ class Conditioner(nn.Module):
         dim: Width of what the conditioner computes.
         output_dim: Width that the model wants (the config's ``cond_dim``).
         project_out: Have a linear layer at the end even if both widths agree.
+        padding_mode: What positions without content become: ``"none"`` leaves them, ``"zero"`` makes them zero, ``"learned"`` replaces
+            them by one learned vector.
     """
 
-    def __init__(self, dim: int, output_dim: int, project_out: bool = False) -> None:
+    def __init__(
+        self, dim: int, output_dim: int, project_out: bool = False, padding_mode: Literal["none", "zero", "learned"] = "none"
+    ) -> None:
         super().__init__()
         self.dim = dim
         self.output_dim = output_dim
         self.proj_out: nn.Module = nn.Linear(dim, output_dim) if dim != output_dim or project_out else nn.Identity()
+        self.padding_mode = padding_mode
+        if padding_mode == "learned":
+            self.padding_embedding = nn.Parameter(0.02 * torch.randn(output_dim))
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """What the conditioner computed, (..., dim) -> (..., output_dim), in the data type of the last layer."""
+        return self.proj_out(hidden.to(dtype_of(self.proj_out, hidden.dtype)))
+
+    def pad(self, embedding: Tensor, mask: Tensor) -> Tensor:
+        """Treat positions (B, S) where ``mask`` is False as ``padding_mode`` says: (B, S, D) -> (B, S, D)."""
+        if self.padding_mode == "zero":
+            return embedding * mask[..., None].float()  # in float32, as published models got it
+        if self.padding_mode == "learned":
+            return torch.where(mask[..., None].bool(), embedding, self.padding_embedding.to(embedding.dtype))
+        return embedding
 
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
         """Embed ``values``, one per item, on ``device``."""

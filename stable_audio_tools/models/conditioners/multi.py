@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from stable_audio_tools.config.check import parse_block
 from stable_audio_tools.config.model import ConditioningModel
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
 class MultiConditioner(nn.Module):
@@ -20,7 +22,7 @@ class MultiConditioner(nn.Module):
     Args:
         conditioners: Conditioner by id.
         default_keys: Id -> metadata key to use for items that lack the id.
-        pre_encoded_keys: Ids whose metadata already holds tensors; they are stacked and used as they are.
+        pre_encoded_keys: Ids whose metadata already holds tensors; they are stacked and used as they are, and need no conditioner.
     """
 
     def __init__(
@@ -60,6 +62,11 @@ class MultiConditioner(nn.Module):
                 output[name] = Condition(torch.stack(values).to(device), None)
             else:
                 output[name] = conditioner(values, device)
+        for name in self.pre_encoded_keys:
+            if name not in output:
+                output[name] = Condition(
+                    torch.stack([self._value(item, name, i) for i, item in enumerate(batch_metadata)]).to(device), None
+                )
         return output
 
     def _value(self, item: Mapping[str, Any], name: str, index: int) -> Any:
@@ -72,7 +79,22 @@ class MultiConditioner(nn.Module):
         return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
-def build_multi_conditioner(config: ConditioningModel) -> MultiConditioner:
-    """Build all conditioners of a ``conditioning`` section, in its order."""
-    conditioners = {block.id: CONDITIONERS.build(block.type, block.config, output_dim=config.cond_dim) for block in config.configs}
+def build_multi_conditioner(config: ConditioningModel, pretransform: Pretransform | None = None) -> MultiConditioner:
+    """Build all conditioners of a ``conditioning`` section, in its order.
+
+    Args:
+        config: The section.
+        pretransform: The model's, for conditioners that encode audio with it.
+    """
+    conditioners = {
+        block.id: CONDITIONERS.build(block.type, block.config, output_dim=config.cond_dim, pretransform=pretransform)
+        for block in config.configs
+    }
     return MultiConditioner(conditioners, config.default_keys, config.pre_encoded_keys)
+
+
+def create_multi_conditioner_from_conditioning_config(
+    config: Mapping[str, Any], pretransform: Pretransform | None = None
+) -> MultiConditioner:
+    """Build all conditioners of a ``conditioning`` section, given as plain data; see `build_multi_conditioner`."""
+    return build_multi_conditioner(parse_block(ConditioningModel, config, name="conditioning"), pretransform)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,21 +16,24 @@ from stable_audio_tools.models.layers.parameters import dtype_of
 
 @CONDITIONERS.register("number")
 class NumberConditioner(Conditioner):
-    """Embeds one number per item with learned sines. For cross-attention, global or prepended conditioning.
+    """Embeds one number per item with sines. For cross-attention, global or prepended conditioning.
 
     Args:
         output_dim: Width of the embedding.
         min_val: Smallest expected value; smaller ones are clamped to it.
         max_val: Largest expected value; larger ones are clamped to it.
+        fourier_features_type: ``learned`` frequencies, or ``expo``: fixed ones from 0.5 to 10,000 per range (Stable Audio 3).
     """
 
-    def __init__(self, output_dim: int, min_val: float = 0, max_val: float = 1) -> None:
+    def __init__(
+        self, output_dim: int, min_val: float = 0, max_val: float = 1, fourier_features_type: Literal["learned", "expo"] = "learned"
+    ) -> None:
         super().__init__(output_dim, output_dim)
         if not min_val < max_val:
             raise ConfigError(f"conditioner 'number': min_val must be less than max_val, got {min_val} and {max_val}")
         self.min_val = min_val
         self.max_val = max_val
-        self.embedder = NumberEmbedder(features=output_dim)
+        self.embedder = NumberEmbedder(output_dim, fourier_features_type=fourier_features_type)
 
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
         numbers = torch.tensor([as_number(value, "number") for value in values], dtype=torch.float32, device=device).clamp(

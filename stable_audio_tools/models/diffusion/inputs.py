@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.layers.kv_cache import Heads
+
+Conditions = Mapping[str, Sequence[Any]]  # id -> (embedding, mask), or a list with the embedding alone
+
+
+def require_conditions(conditions: Conditions, ids: Sequence[str]) -> None:
+    """Refuse conditions that lack what a model is conditioned on.
+
+    Raises:
+        ConfigError: Naming what is missing and what is there.
+    """
+    missing = [name for name in ids if name not in conditions]
+    if missing:
+        given = ", ".join(conditions) or "none"
+        raise ConfigError(f"the model is conditioned on {', '.join(map(repr, missing))}, which is missing; given: {given}")
+
+
+def sequence_of(conditions: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
+    """Embeddings (B, S, D) and masks (B, S) of several conditions, concatenated along the sequence; None if there are none."""
+    embeddings: list[Tensor] = []
+    masks: list[Tensor] = []
+    for name in ids:
+        embedding = conditions[name][0]
+        mask = conditions[name][1] if len(conditions[name]) > 1 else None
+        if embedding.dim() == 2:
+            embedding = embedding[:, None]
+            mask = mask[:, None] if mask is not None and mask.dim() == 1 else mask
+        if mask is None:
+            mask = torch.ones(embedding.shape[:2], device=embedding.device)
+        embeddings.append(embedding)
+        masks.append(mask)
+    if not embeddings:
+        return None, None
+    return torch.cat(embeddings, dim=1), torch.cat([mask.to(masks[0].device) for mask in masks], dim=1)
 
 
 @dataclass(frozen=True)
@@ -19,6 +57,11 @@ class ConditioningInputs:
         input_concat: (B, C, L), concatenated to the input's channels.
         prepend: (B, P, D), put before the sequence.
         prepend_mask: (B, P)
+        keys_values: Per block, what its cross-attention needs of ``cross_attn``, instead of it. Rows after the batch's own belong to what
+            guidance pushes away from.
+        local_add: (B, C, L), embedded and added in every block.
+        modular_local: Further ones by id.
+        padding_mask: (B, L), False where the sequence is padding.
     """
 
     cross_attn: Tensor | None = None
@@ -27,6 +70,10 @@ class ConditioningInputs:
     input_concat: Tensor | None = None
     prepend: Tensor | None = None
     prepend_mask: Tensor | None = None
+    keys_values: Sequence[Heads | None] | None = None
+    local_add: Tensor | None = None
+    modular_local: Mapping[str, Tensor] | None = None
+    padding_mask: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> ConditioningInputs:
         """All but the masks in another data type."""
@@ -40,12 +87,14 @@ class ConditioningInputs:
             global_cond=cast(self.global_cond),
             input_concat=cast(self.input_concat),
             prepend=cast(self.prepend),
+            local_add=cast(self.local_add),
+            modular_local={name: value.to(dtype) for name, value in self.modular_local.items()} if self.modular_local else None,
         )
 
     @property
     def is_guidable(self) -> bool:
         """Whether there is a condition that guidance can leave out."""
-        return self.cross_attn is not None or self.prepend is not None
+        return self.cross_attn is not None or self.keys_values is not None or self.prepend is not None
 
     def dropped(self, probability: float) -> ConditioningInputs:
         """For training: cross-attention and, independently, prepended conditions of random items become zero.
@@ -64,8 +113,11 @@ class ConditioningInputs:
     def with_null(self, negative: Tensor | None = None, negative_mask: Tensor | None = None) -> ConditioningInputs:
         """The batch twice: first as it is, then without what guidance leaves out.
 
+        What the blocks of a transformer take for both halves (local conditions) stays as it is. So does the cross-attention condition
+        without a negative one: it is then shorter than the batch, and the rest has none.
+
         Args:
-            negative: Cross-attention condition of the second half, (B, S, D); None is zeros.
+            negative: Cross-attention condition of the second half, (B, S, D); None is none.
             negative_mask: (B, S); its padding becomes zero.
         """
 
@@ -73,19 +125,28 @@ class ConditioningInputs:
             return tensor if tensor is None else torch.cat([tensor, tensor])
 
         cross_attn = self.cross_attn
-        if cross_attn is not None:
-            null = torch.zeros_like(cross_attn) if negative is None else negative.to(cross_attn.dtype)
-            if negative is not None and negative_mask is not None:
-                null = torch.where(negative_mask.bool()[..., None], null, torch.zeros_like(null))
-            cross_attn = torch.cat([cross_attn, null])
+        if cross_attn is not None and negative is not None:
+            negative = negative.to(cross_attn.dtype)
+            if negative_mask is not None:
+                negative = torch.where(negative_mask.bool()[..., None], negative, torch.zeros_like(negative))
+            cross_attn = torch.cat([cross_attn, negative])
         prepend = self.prepend
         if prepend is not None:
             prepend = torch.cat([prepend, torch.zeros_like(prepend)])
-        return ConditioningInputs(
+        return replace(
+            self,
             cross_attn=cross_attn,
             cross_attn_mask=twice(self.cross_attn_mask),
             global_cond=twice(self.global_cond),
             input_concat=twice(self.input_concat),
             prepend=prepend,
             prepend_mask=twice(self.prepend_mask),
+            padding_mask=twice(self.padding_mask),
         )
+
+    def without_negative(self, batch_size: int) -> ConditioningInputs:
+        """Without what is only there for guidance."""
+        if self.keys_values is None:
+            return self
+        own = [heads and {name: head[:batch_size] for name, head in heads.items()} for heads in self.keys_values]
+        return replace(self, keys_values=own)

@@ -35,6 +35,22 @@ class SnakeBeta(nn.Module):
         return snake(x, frequency, height)
 
 
+class Snake1d(nn.Module):
+    """``x + sin(a x)^2 / (a + 1e-9)`` with one ``a`` per channel, not its logarithm: the Snake of the Descript Audio Codec.
+
+    Args:
+        channels: Channels C of the input (B, C, T).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
+        frequency = self.alpha[0].float()  # (C, 1)
+        return snake(x, frequency, (frequency + 1e-9).reciprocal())
+
+
 def kaiser_sinc_filter(cutoff: float, half_width: float, kernel_size: int) -> Tensor:
     """Low-pass FIR filter: a sinc under a Kaiser window, normalised to unit sum.
 

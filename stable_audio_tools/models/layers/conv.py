@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm as LegacyWeightNorm
 
 
 class _WeightNorm(nn.Module):
@@ -70,10 +72,19 @@ class WNConv2d(_WeightNorm, nn.Conv2d):
 def remove_weight_norm_from_model(model: nn.Module) -> nn.Module:
     """Collapse every weight-normalised layer to a plain one, in place; other layers are left alone.
 
+    Those of this library, and those that ``torch.nn.utils`` made, as a parametrization or in the old way.
+
     Returns:
         The same model. Its state dict then has ``weight`` instead of ``weight_g`` and ``weight_v``.
     """
     for module in model.modules():
         if isinstance(module, _WeightNorm):
             module.remove_weight_norm()
+            continue
+        for name, found in list(getattr(module, "parametrizations", {}).items()):
+            if any(type(item).__name__ == "_WeightNorm" for item in found):
+                parametrize.remove_parametrizations(module, name)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, LegacyWeightNorm):
+                nn.utils.remove_weight_norm(module, hook.name)
     return model

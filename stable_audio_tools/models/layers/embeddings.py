@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,18 +46,45 @@ class LearnedPositionalEmbedding(nn.Module):
         return torch.cat([x, angle.sin(), angle.cos()], dim=-1)
 
 
+class ExpoFourierFeatures(nn.Module):
+    """``cat(cos f, sin f)`` with ``f = 2 pi x w`` and fixed frequencies ``w`` in geometric progression. Has no state.
+
+    Args:
+        dim: Number of cosines and sines, even and at least 4.
+        min_freq: Lowest frequency, in cycles per unit.
+        max_freq: Highest frequency.
+    """
+
+    def __init__(self, dim: int, min_freq: float = 0.5, max_freq: float = 10000.0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.min_freq = min_freq
+        self.max_freq = max_freq
+
+    def forward(self, x: Tensor) -> Tensor:  # (B,) or (B, 1) -> (B, dim)
+        with torch.autocast(x.device.type, enabled=False):  # a frequency of 10000 needs every digit
+            low, high = math.log(self.min_freq), math.log(self.max_freq)
+            steps = torch.arange(self.dim // 2, device=x.device, dtype=torch.float32) / (self.dim // 2 - 1)
+            angle = 2 * math.pi * x.float().view(-1, 1) * (low + steps * (high - low)).exp()
+            return torch.cat([angle.cos(), angle.sin()], dim=-1).to(x.dtype)
+
+
 class NumberEmbedder(nn.Module):
-    """One number per item to a vector: learned sines, then a linear layer.
+    """One number per item to a vector: sines, then a linear layer.
 
     Args:
         features: Width of the vector.
         dim: Number of sines and cosines.
+        fourier_features_type: ``"learned"`` frequencies, or ``"expo"``: fixed ones in geometric progression.
     """
 
-    def __init__(self, features: int, dim: int = 256) -> None:
+    def __init__(self, features: int, dim: int = 256, fourier_features_type: Literal["learned", "expo"] = "learned") -> None:
         super().__init__()
         self.features = features
-        self.embedding = nn.Sequential(LearnedPositionalEmbedding(dim), nn.Linear(dim + 1, features))
+        is_learned = fourier_features_type == "learned"
+        self.embedding = nn.Sequential(
+            LearnedPositionalEmbedding(dim) if is_learned else ExpoFourierFeatures(dim), nn.Linear(dim + is_learned, features)
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (...,) -> (..., features)
         return self.embedding(x.flatten()).view(*x.shape, self.features)
@@ -76,10 +104,10 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         self.register_buffer("inv_freq", 1.0 / (base ** (torch.arange(0, dim, 2).float() / dim)))
 
-    def forward_from_seq_len(self, length: int) -> Tensor:
-        """Angles of positions 0 .. length - 1: (length, dim), in float32."""
+    def forward_from_seq_len(self, length: int, start: int = 0) -> Tensor:
+        """Angles of positions start .. length - 1: (length - start, dim), in float32."""
         with torch.autocast(self.inv_freq.device.type, enabled=False):
-            positions = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
+            positions = torch.arange(start, length, device=self.inv_freq.device, dtype=torch.float32)
             angles = torch.outer(positions, self.inv_freq.float())  # (L, dim / 2)
             return torch.cat([angles, angles], dim=-1)
 
@@ -116,18 +144,19 @@ class AbsolutePositionalEmbedding(nn.Module):
         self.max_seq_len = max_seq_len
         self.emb = nn.Embedding(max_seq_len, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> embeddings (L, D).
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """(B, L, D) -> embeddings (L, D) of positions from ``start``.
 
         Raises:
             ConfigError: If the sequence is longer than ``max_seq_len``.
         """
-        if x.shape[1] > self.max_seq_len:
+        end = start + x.shape[1]
+        if end > self.max_seq_len:
             raise ConfigError(
-                f"sequence of {x.shape[1]} steps, but the absolute positional embedding knows {self.max_seq_len}; "
+                f"sequence of {end} steps, but the absolute positional embedding knows {self.max_seq_len}; "
                 "raise abs_pos_emb_max_length, or generate something shorter"
             )
-        return self.emb(torch.arange(x.shape[1], device=x.device)) * self.scale
+        return self.emb(torch.arange(start, end, device=x.device)) * self.scale
 
 
 class ScaledSinusoidalEmbedding(nn.Module):
@@ -146,7 +175,7 @@ class ScaledSinusoidalEmbedding(nn.Module):
         half = dim // 2
         self.register_buffer("inv_freq", theta ** -(torch.arange(half).float() / half), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (L, D)
-        positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:  # (B, L, D) -> (L, D) of positions from start
+        positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=torch.float32)
         angles = torch.outer(positions, self.inv_freq)
         return torch.cat([angles.sin(), angles.cos()], dim=-1) * self.scale

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
@@ -12,15 +14,22 @@ from stable_audio_tools.models.layers.norms import LayerNorm
 
 
 class GLU(nn.Module):
-    """``x * silu(gate)``, both from one linear layer. Source: Shazeer 2020, arXiv:2002.05202."""
+    """``x * silu(gate)``, both from one linear layer. Source: Shazeer 2020, arXiv:2002.05202.
 
-    def __init__(self, dim_in: int, dim_out: int) -> None:
+    Args:
+        dim_in: Width of the input.
+        dim_out: Width of the output.
+        sinusoidal: ``x * sin(pi gate)`` instead.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, sinusoidal: bool = False) -> None:
         super().__init__()
         self.proj = nn.Linear(dim_in, dim_out * 2)
+        self.sinusoidal = sinusoidal
 
     def forward(self, x: Tensor) -> Tensor:  # (..., dim_in) -> (..., dim_out)
         x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.silu(gate)
+        return x * (torch.sin(math.pi * gate) if self.sinusoidal else F.silu(gate))
 
 
 class FeedForward(nn.Module):
@@ -35,6 +44,7 @@ class FeedForward(nn.Module):
         conv_kernel_size: Their kernel, odd.
         dim_out: Width of the output; the input's if None.
         zero_init_output: Start as zero, so that the block starts as the identity.
+        sinusoidal: A gate that is a sine, in the first layer if that is gated.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class FeedForward(nn.Module):
         conv_kernel_size: int = 3,
         dim_out: int | None = None,
         zero_init_output: bool = True,
+        sinusoidal: bool = False,
     ) -> None:
         super().__init__()
         inner, dim_out = int(dim * mult), dim_out if dim_out is not None else dim
@@ -59,15 +70,25 @@ class FeedForward(nn.Module):
                 return nn.Conv1d(width_in, width_out, conv_kernel_size, padding=conv_kernel_size // 2, bias=not no_bias)
             return nn.Linear(width_in, width_out, bias=not no_bias)
 
-        first = GLU(dim, inner) if glu else nn.Sequential(to_channels_first, layer(dim, inner), to_channels_last, nn.SiLU())
+        first = GLU(dim, inner, sinusoidal) if glu else nn.Sequential(to_channels_first, layer(dim, inner), to_channels_last, nn.SiLU())
         last = layer(inner, dim_out)
         if zero_init_output:
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
         self.ff = nn.Sequential(first, to_channels_first, last, to_channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (B, L, dim_out)
-        return self.ff(x)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, dim_out); convolutions see zeros where ``padding_mask`` (B, L) is False."""
+        first, *rest = self.ff
+        h = first(_masked(x, padding_mask))
+        h = _masked(h, padding_mask)
+        for layer in rest:
+            h = layer(h)
+        return h
+
+
+def _masked(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    return x if padding_mask is None else x * padding_mask[..., None]
 
 
 class ConformerModule(nn.Module):
@@ -87,8 +108,9 @@ class ConformerModule(nn.Module):
         self.mid_norm = LayerNorm(dim, **(norm_kwargs or {}))
         self.pointwise_conv_2 = nn.Conv1d(dim, dim, kernel_size=1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (B, L, D)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D); the convolution sees zeros where ``padding_mask`` (B, L) is False."""
         x = self.in_norm(x).transpose(1, 2)  # (B, D, L)
-        x = self.glu(self.pointwise_conv(x).transpose(1, 2)).transpose(1, 2)
+        x = _masked(self.glu(self.pointwise_conv(x).transpose(1, 2)), padding_mask).transpose(1, 2)  # (B, D, L)
         x = self.mid_norm(self.depthwise_conv(x).transpose(1, 2))  # (B, L, D)
         return self.pointwise_conv_2(F.silu(x).transpose(1, 2)).transpose(1, 2)

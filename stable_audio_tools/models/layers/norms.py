@@ -38,6 +38,31 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x.float(), x.shape[-1:], weight=self.gamma.float(), bias=self.beta.float(), eps=self.eps).to(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """Divides by the root of the mean square, with a learned gain. Source: Zhang & Sennrich 2019, arXiv:1910.07467.
+
+    Args:
+        dim: Channels of the last dimension.
+        fix_scale: Do not learn the gain.
+        force_fp32: Compute in float32 whatever the input is.
+        eps: Added to the mean square.
+    """
+
+    def __init__(self, dim: int, *, fix_scale: bool = False, force_fp32: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        if fix_scale:
+            self.register_buffer("gamma", torch.ones(dim))
+        else:
+            self.gamma = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+        self.force_fp32 = force_fp32
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., D) -> (..., D)
+        if not self.force_fp32:
+            return F.rms_norm(x, x.shape[-1:], weight=self.gamma.to(x.dtype), eps=self.eps)
+        return F.rms_norm(x.float(), x.shape[-1:], weight=self.gamma.float(), eps=self.eps).to(x.dtype)
+
+
 class DynamicTanh(nn.Module):
     """``gamma * tanh(alpha x) + beta``: a normalisation without statistics. Source: Zhu et al. 2025, arXiv:2503.10622."""
 

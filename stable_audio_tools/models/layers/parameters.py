@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
+
+_building = threading.local()
 
 
 def dtype_of(module: nn.Module, default: torch.dtype = torch.float32) -> torch.dtype:
@@ -14,6 +20,41 @@ def dtype_of(module: nn.Module, default: torch.dtype = torch.float32) -> torch.d
     return default
 
 
+def halve_parameters(module: nn.Module) -> None:
+    """Multiply all parameters by 0.5: how several published networks start training."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(0.5)
+
+
 def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
     """Number of parameters, shared ones once."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Build modules whose parameters have shapes but no memory (device ``meta``), to be given weights by ``load_state_dict(assign=True)``.
+
+    Unlike inside ``torch.device("meta")``, buffers are real: those that no state dict holds (tables of positions, filters) could not be
+    filled in afterwards. Affects the calling thread only.
+    """
+    register, me, outer = nn.Module.register_parameter, threading.get_ident(), getattr(_building, "without_weights", False)
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and threading.get_ident() == me:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        register(module, name, param)
+
+    nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]
+    _building.without_weights = True
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+        _building.without_weights = outer
+
+
+def is_without_weights() -> bool:
+    """Whether modules are being built without weights: in `without_weights` or ``torch.device("meta")``. Reading files is then a waste."""
+    return getattr(_building, "without_weights", False) or torch.get_default_device().type == "meta"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stable_audio_tools.models.layers.attention import Attention
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.layers.attention import Attention, window_mask
 from stable_audio_tools.models.layers.embeddings import AbsolutePositionalEmbedding, RotaryEmbedding, ScaledSinusoidalEmbedding
 from stable_audio_tools.models.layers.feedforward import ConformerModule, FeedForward
-from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale
+from stable_audio_tools.models.layers.kv_cache import Heads, LayerCache, TransformerCache, attention_mask
+from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale, RMSNorm
 from stable_audio_tools.registry import Options
 
 
@@ -28,12 +31,15 @@ class TransformerBlock(nn.Module):
         causal: Causal self-attention.
         zero_init_branch_outputs: Branches start at zero (not with ``layer_scale``, which does that itself).
         conformer: Have a conformer module.
+        local_add_cond_dim: If positive, the width of a condition per step that is embedded and added before the feed-forward part.
+        modular_local_cond_dims: Widths of further such conditions, by id, which may be absent.
         remove_norms: Dynamic tanh instead of layer norms.
         add_rope: Have rotary embeddings of its own, used when none are given.
         layer_scale: A learned gain near zero on every branch.
         attn_kwargs: Options of both attentions.
         ff_kwargs: Options of the feed-forward part.
-        norm_kwargs: Options of the layer norms.
+        norm_kwargs: Options of the norms; ``bias`` is for layer norms only, and dynamic tanh has none.
+        norm_type: Norms of the branches. Dynamic tanh starts at slope 4 here, at 10 with ``remove_norms``, the older name.
     """
 
     def __init__(
@@ -46,6 +52,8 @@ class TransformerBlock(nn.Module):
         causal: bool = False,
         zero_init_branch_outputs: bool = True,
         conformer: bool = False,
+        local_add_cond_dim: int = 0,
+        modular_local_cond_dims: Mapping[str, int] | None = None,
         *,
         remove_norms: bool = False,
         add_rope: bool = False,
@@ -53,6 +61,7 @@ class TransformerBlock(nn.Module):
         attn_kwargs: Annotated[Mapping[str, Any] | None, Options("Attention")] = None,
         ff_kwargs: Annotated[Mapping[str, Any] | None, Options("FeedForward")] = None,
         norm_kwargs: Annotated[Mapping[str, Any] | None, Options("LayerNorm")] = None,
+        norm_type: Literal["layer_norm", "rms_norm", "dyt"] = "layer_norm",
     ) -> None:
         super().__init__()
         dim_heads = min(dim_heads, dim)
@@ -60,7 +69,15 @@ class TransformerBlock(nn.Module):
         attn_kwargs, ff_kwargs, norm_kwargs = attn_kwargs or {}, dict(ff_kwargs or {}), norm_kwargs or {}
 
         def norm() -> nn.Module:
-            return DynamicTanh(dim) if remove_norms else LayerNorm(dim, **norm_kwargs)
+            if remove_norms:
+                return DynamicTanh(dim)
+            if norm_type == "dyt":
+                return DynamicTanh(dim, init_alpha=4.0)
+            if norm_type == "rms_norm":
+                if norm_kwargs.get("bias"):
+                    raise ConfigError('norm_kwargs.bias: an "rms_norm" has no bias; leave it out, or use "layer_norm"')
+                return RMSNorm(dim, **{key: value for key, value in norm_kwargs.items() if key != "bias"})
+            return LayerNorm(dim, **norm_kwargs)
 
         def scale() -> nn.Module:
             return LayerScale(dim) if layer_scale else nn.Identity()
@@ -85,6 +102,11 @@ class TransformerBlock(nn.Module):
         if self.is_modulated:
             self.to_scale_shift_gate = nn.Parameter(torch.randn(6 * dim) / dim**0.5)
         self.rope = RotaryEmbedding(dim_heads // 2) if add_rope else None
+        if local_add_cond_dim:
+            self.to_local_embed = _local_embedder(local_add_cond_dim, dim)
+        if modular_local_cond_dims:
+            widths = modular_local_cond_dims.items()
+            self.modular_local_embeds = nn.ModuleDict({name: _local_embedder(width, dim) for name, width in widths})
 
     def forward(
         self,
@@ -93,40 +115,125 @@ class TransformerBlock(nn.Module):
         global_cond: Tensor | None = None,
         rotary_angles: Tensor | None = None,
         sliding_window: Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        start: int = 0,
+        *,
+        keys_values: Heads | None = None,
+        context_angles: tuple[Tensor, Tensor] | None = None,
+        local_cond: LocalCond | None = None,
+        padding: Padding | None = None,
     ) -> Tensor:
         """One block.
 
         Args:
             x: (B, L, D)
-            context: (B, S, dim_context); without it cross-attention is skipped.
+            context: (B', S, dim_context); without it cross-attention is skipped. If B' is less than B, for the items from B' on too: a
+                context of zeros, whose values are zero, would add exactly nothing.
             global_cond: (B, 6 D), already projected.
             rotary_angles: (L, R)
             sliding_window: (left, right) of self-attention.
+            mask: Of self-attention, see `Attention.forward`.
+            context_mask: Of cross-attention: (L, S), True where a query sees the context.
+            cache: Of this block, when ``x`` continues what earlier calls saw.
+            start: Position of its first step.
+            keys_values: What the cross-attention's ``keys_values`` made of the context, instead of it.
+            context_angles: Rotary angles of the queries (L, R) and of the keys (S, R) of cross-attention.
+            local_cond: Conditions per step, for the last steps of ``x``.
+            padding: Where ``x`` is padding.
 
         Returns:
             (B, L, D)
         """
         if rotary_angles is None and self.rope is not None:
-            rotary_angles = self.rope.forward_from_seq_len(x.shape[1])
+            rotary_angles = self.rope.forward_from_seq_len(start + x.shape[1], start)
         modulation = _Modulation.of(self.to_scale_shift_gate + global_cond) if self.is_modulated and global_cond is not None else None
         h = self.pre_norm(x)
         if modulation is not None:
             h = h * (1 + modulation.scale_self) + modulation.shift_self
-        h = self.self_attn(h, rotary_angles=rotary_angles, sliding_window=sliding_window)
+        self_cache, cross_cache = cache if cache is not None else (None, None)
+        h = self.self_attn(
+            h,
+            rotary_angles=rotary_angles,
+            sliding_window=sliding_window,
+            mask=mask,
+            cache=self_cache,
+            padding_mask=padding.mask if padding is not None else None,
+            zero_padding=padding is not None and padding.zero_values,
+        )
         if modulation is not None:
             h = h * torch.sigmoid(1 - modulation.gate_self)
         x = x + self.self_attn_scale(h)
-        if context is not None and self.cross_attend:
-            x = x + self.cross_attn_scale(self.cross_attn(self.cross_attend_norm(x), context=context))
+        if self.cross_attend and (context is not None or keys_values is not None):
+            q_angles, k_angles = context_angles if context_angles is not None else (None, None)
+            if context is not None and k_angles is not None:
+                keys_values = self.cross_attn.keys_values(context, k_angles)
+            rows = context.shape[0] if context is not None else next(iter((keys_values or {}).values())).shape[0]
+            h = self.cross_attn(
+                self.cross_attend_norm(x[:rows]),
+                context=context,
+                rotary_angles=q_angles,
+                mask=context_mask,
+                cache=cross_cache,
+                keys_values=keys_values,
+            )
+            h = x[:rows] + self.cross_attn_scale(h)
+            x = h if rows == x.shape[0] else torch.cat([h, x[rows:]])
         if self.conformer is not None:
-            x = x + self.conformer_scale(self.conformer(x))
+            x = x + self.conformer_scale(self.conformer(x, padding.mask if padding is not None else None))
+        if local_cond is not None:
+            x = self._add_local(x, local_cond)
         h = self.ff_norm(x)
         if modulation is not None:
             h = h * (1 + modulation.scale_ff) + modulation.shift_ff
-        h = self.ff(h)
+        h = self.ff(h, padding.mask if padding is not None else None)
         if modulation is not None:
             h = h * torch.sigmoid(1 - modulation.gate_ff)
         return x + self.ff_scale(h)
+
+    def _add_local(self, x: Tensor, local_cond: LocalCond) -> Tensor:
+        embedded: list[Tensor] = []
+        if local_cond.added is not None:
+            embedded.append(self.to_local_embed(local_cond.added))  # (B', L', D)
+        embedded += [self.modular_local_embeds[name](value) for name, value in local_cond.modular.items()]
+        if not embedded:
+            return x
+        total = torch.stack(embedded).sum(dim=0) if len(embedded) > 1 else embedded[0]
+        total = total[:, -x.shape[1] :]
+        total = F.pad(total, (0, 0, x.shape[1] - total.shape[1], 0))  # nothing for memory and prepended tokens
+        return x + total.repeat(x.shape[0] // total.shape[0], 1, 1)
+
+
+class LocalCond(NamedTuple):
+    """Conditions per step, at the end of the sequence; B' divides the batch, whose further parts get the same.
+
+    Attributes:
+        added: (B', L, local_add_cond_dim)
+        modular: Further ones by id, those that there are.
+    """
+
+    added: Tensor | None
+    modular: Mapping[str, Tensor]
+
+
+class Padding(NamedTuple):
+    """Which steps are padding.
+
+    Attributes:
+        mask: (B, L), False there.
+        zero_values: Attention gives their values no content, and is not told not to look there.
+    """
+
+    mask: Tensor
+    zero_values: bool
+
+
+def _local_embedder(width: int, dim: int) -> nn.Sequential:
+    last = nn.Linear(dim, dim)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(width, dim), nn.SiLU(), last)
 
 
 class _Modulation(NamedTuple):
@@ -156,6 +263,8 @@ class ContinuousTransformer(nn.Module):
         cross_attend: Blocks have cross-attention.
         cond_token_dim: Width of the cross-attention context.
         global_cond_dim: Width of the global condition; None or 0 is none.
+        local_add_cond_dim: Width of the condition per step; 0 is none.
+        modular_local_cond_dims: Widths of further conditions per step, by id.
         final_cross_attn_ix: Index of the last block with cross-attention; -1 is the last block.
         causal: Causal self-attention.
         rotary_pos_emb: Rotary position embeddings.
@@ -166,6 +275,11 @@ class ContinuousTransformer(nn.Module):
         abs_pos_emb_max_length: How many positions these know.
         num_memory_tokens: Learned tokens put before the sequence.
         sliding_window: (left, right): how many neighbours self-attention sees on each side; -1 is no limit.
+        cross_attn_rotary_pos_emb: Rotary position embeddings in cross-attention too.
+        cross_attn_rotary_start: Position of the context's first token there: 0, or (``width``) the width of the context less its length,
+            as version 0.0.20 has it by mistake.
+        padding_attention: What self-attention does with padding, when told where it is: not look there (``mask``), or (``zero_values``)
+            find nothing there, though it takes its share of the weights, as version 0.0.20 does without a special kernel.
         **block: Options of every `TransformerBlock`.
     """
 
@@ -179,6 +293,8 @@ class ContinuousTransformer(nn.Module):
         cross_attend: bool = False,
         cond_token_dim: int | None = None,
         global_cond_dim: int | None = None,
+        local_add_cond_dim: int = 0,
+        modular_local_cond_dims: Mapping[str, int] | None = None,
         *,
         final_cross_attn_ix: int = -1,
         causal: bool = False,
@@ -190,17 +306,26 @@ class ContinuousTransformer(nn.Module):
         abs_pos_emb_max_length: int = 10000,
         num_memory_tokens: int = 0,
         sliding_window: list[int] | None = None,
+        cross_attn_rotary_pos_emb: bool = False,
+        cross_attn_rotary_start: Literal["zero", "width"] = "zero",
+        padding_attention: Literal["mask", "zero_values"] = "mask",
         **block: Annotated[Any, Options("TransformerBlock")],
     ) -> None:
         super().__init__()
         self.dim = dim
         self.depth = depth
+        self.causal = causal
         self.num_memory_tokens = num_memory_tokens
         self.sliding_window = sliding_window
         self.project_in = nn.Linear(dim_in, dim, bias=False) if dim_in is not None else nn.Identity()
         self.project_out = nn.Linear(dim, dim_out, bias=False) if dim_out is not None else nn.Identity()
         # Half of a head's features, but at least 32, as published weights have it; a narrower head can turn no more than it has.
         self.rotary_pos_emb = RotaryEmbedding(min(max(dim_heads // 2, 32), min(dim_heads, dim) // 2 * 2)) if rotary_pos_emb else None
+        self.cross_attn_rotary_pos_emb: RotaryEmbedding | None = None
+        if cross_attn_rotary_pos_emb:
+            self.cross_attn_rotary_pos_emb = RotaryEmbedding(min(max(dim_heads // 2, 32), min(dim_heads, dim) // 2 * 2))
+        self.cross_attn_rotary_start = cross_attn_rotary_start
+        self.zero_padding_values = padding_attention == "zero_values"
         if num_memory_tokens > 0:
             self.memory_tokens = nn.Parameter(torch.randn(num_memory_tokens, dim))
         self.pos_emb: nn.Module | None = None
@@ -218,6 +343,8 @@ class ContinuousTransformer(nn.Module):
                 cross_attend=cross_attend and (final_cross_attn_ix == -1 or index <= final_cross_attn_ix),
                 dim_context=cond_token_dim,
                 global_cond_dim=global_cond_dim,
+                local_add_cond_dim=local_add_cond_dim,
+                modular_local_cond_dims=modular_local_cond_dims,
                 causal=causal,
                 zero_init_branch_outputs=zero_init_branch_outputs,
                 conformer=conformer,
@@ -235,6 +362,13 @@ class ContinuousTransformer(nn.Module):
         return_info: bool = False,
         exit_layer_ix: int | None = None,
         context: Tensor | None = None,
+        prepend_mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: TransformerCache | None = None,
+        *,
+        keys_values: Sequence[Heads | None] | None = None,
+        local_cond: LocalCond | None = None,
+        padding_mask: Tensor | None = None,
     ) -> Any:
         """Transform a sequence.
 
@@ -244,33 +378,108 @@ class ContinuousTransformer(nn.Module):
             global_cond: (B, global_cond_dim)
             return_info: Also return a dict with ``hidden_states``, the output of every block.
             exit_layer_ix: Stop after this block and return its (B, P + L, D), unprojected.
-            context: (B, S, cond_token_dim) for cross-attention.
+            context: (B', S, cond_token_dim) for cross-attention; without it, or from item B' on, that is left out.
+            prepend_mask: (B, P), False where a prepended embedding is padding, which no other position sees. Only with ``causal``.
+            context_mask: (M + P + L, S), True where a position sees the context; None is everywhere. M counts memory tokens.
+            cache: What earlier calls computed; ``x`` continues their sequence. Filled by the first call, which alone may prepend. Only
+                with ``causal``.
+            keys_values: What `keys_values` made of the context, instead of it.
+            local_cond: Conditions per step of ``x``.
+            padding_mask: (B, L), False where ``x`` is padding: no other step sees anything of it.
 
         Returns:
             (B, P + L, dim_out), or that and the dict.
         """
+        assert self.causal or (cache is None and prepend_mask is None)
+        start = cache.length if cache is not None else 0
         x = self.project_in(x.to(self._dtype()))
         if prepend_embeds is not None:
             x = torch.cat([prepend_embeds.to(x.dtype), x], dim=1)  # (B, P + L, D)
-        if self.num_memory_tokens:
+        num_memory = 0 if start else self.num_memory_tokens
+        if num_memory:
             x = torch.cat([self.memory_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)  # (B, M + P + L, D)
-        angles = self.rotary_pos_emb.forward_from_seq_len(x.shape[1]) if self.rotary_pos_emb is not None else None
+        end = start + x.shape[1]
+        angles = self.rotary_pos_emb.forward_from_seq_len(end, start) if self.rotary_pos_emb is not None else None
         if self.pos_emb is not None:
-            x = x + self.pos_emb(x)
+            x = x + self.pos_emb(x, start)
+        mask = self._mask(x, start, prepend_mask, num_memory, cache) if self.causal else None
+        padding: Padding | None = None
+        if padding_mask is not None:
+            padding = Padding(F.pad(padding_mask.bool(), (x.shape[1] - padding_mask.shape[1], 0), value=True), self.zero_padding_values)
+            if not self.zero_padding_values:
+                mask = self._padding_mask(padding.mask)
+        context_angles = self._context_angles(context, angles)
         if global_cond is not None and self.global_cond_embedder is not None:
             global_cond = self.global_cond_embedder(global_cond)  # (B, 6 D)
         hidden_states: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            arguments = (x, context, global_cond, angles, self.sliding_window)
+            layer_cache = cache.layers[index] if cache is not None else None
+            arguments = (x, context, global_cond, angles, self.sliding_window, mask, context_mask, layer_cache, start)
+            options: dict[str, Any] = {
+                "keys_values": keys_values[index] if keys_values is not None else None,
+                "context_angles": context_angles,
+                "local_cond": local_cond,
+                "padding": padding,
+            }
             recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-            x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
+            x = checkpoint(layer, *arguments, use_reentrant=False, **options) if recompute else layer(*arguments, **options)
             if return_info:
                 hidden_states.append(x)
             if exit_layer_ix is not None and index == exit_layer_ix:
-                x = x[:, self.num_memory_tokens :]
+                x = x[:, num_memory:]
                 return (x, {"hidden_states": hidden_states}) if return_info else x
-        x = self.project_out(x[:, self.num_memory_tokens :])
+        if cache is not None:
+            cache.length = end
+        x = self.project_out(x[:, num_memory:])
         return (x, {"hidden_states": hidden_states}) if return_info else x
+
+    def keys_values(self, context: Tensor) -> list[Heads | None] | None:
+        """What the cross-attention of every block needs of a context (B, S, cond_token_dim), to be computed once if it is used often.
+
+        None if that depends on the sequence: with rotary embeddings in cross-attention.
+        """
+        if self.cross_attn_rotary_pos_emb is not None:
+            return None
+        context = context.to(self._dtype())
+        attentions: list[Any] = [layer.cross_attn if layer.cross_attend else None for layer in self.layers]
+        return [attention and attention.keys_values(context) for attention in attentions]
+
+    def _context_angles(self, context: Tensor | None, angles: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Rotary angles of queries (L, R) and keys (S, R) in cross-attention; the shorter side is stretched over the longer."""
+        if self.cross_attn_rotary_pos_emb is None or context is None or angles is None:
+            return None
+        num_keys = context.shape[1]
+        start = context.shape[2] - num_keys if self.cross_attn_rotary_start == "width" else 0
+        if start < 0:
+            raise ConfigError(
+                f'cross_attn_rotary_start "width": the context has {num_keys} tokens, more than its {context.shape[2]} channels; use "zero"'
+            )
+        keys = self.cross_attn_rotary_pos_emb.forward_from_seq_len(start + num_keys, start)
+        stretch = angles.shape[0] / num_keys
+        return (angles, keys * stretch) if stretch >= 1 else (angles / stretch, keys)
+
+    def _padding_mask(self, is_content: Tensor) -> Tensor:
+        """Which key a query sees, from where content is (B, L): (B, 1, L, L). Padding sees padding: a softmax over nothing is NaN."""
+        sees = is_content[:, None, :] | ~is_content[:, :, None]  # (B, L, L)
+        if self.sliding_window is not None:
+            window = window_mask(is_content.shape[1], self.sliding_window, is_content.device)
+            sees = sees & window if window is not None else sees
+        return (sees.tril() if self.causal else sees)[:, None]
+
+    def _mask(self, x: Tensor, start: int, prepend_mask: Tensor | None, num_memory: int, cache: TransformerCache | None) -> Tensor | None:
+        """What causal attention and its window cannot tell by themselves: padding, and where a continued sequence stands."""
+        key_mask = cache.key_mask if cache is not None else None
+        if prepend_mask is not None:
+            key_mask = F.pad(prepend_mask.bool(), (num_memory, 0), value=True)  # (B, M + P)
+            if cache is not None:
+                cache.key_mask = key_mask
+        length, end = x.shape[1], start + x.shape[1]
+        if key_mask is None and (start == 0 or (length == 1 and self.sliding_window is None)):
+            return None
+        left, right = self.sliding_window if self.sliding_window is not None else (-1, -1)
+        if key_mask is not None:
+            key_mask = F.pad(key_mask, (0, end - key_mask.shape[1]), value=True)  # (B, S)
+        return attention_mask(length, end, window=(left, right), key_mask=key_mask, device=x.device)
 
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype

@@ -63,11 +63,14 @@ class AutoencoderPretransform(Pretransform):
         return audio.float() if self.model_half else audio
 
     def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
-        _, info = self.model.encode(x, return_info=True, **kwargs)
-        return info[self.model.bottleneck.tokens_id]
+        x = x.to(dtype_of(self.model)) if self.model_half else x
+        _, info = self.model.encode_audio(x, chunked=self.chunked, iterate_batch=self.iterate_batch, return_info=True, **kwargs)
+        return self.model.bottleneck.tokens_of(info)
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
-        return self.model.decode_tokens(tokens, **kwargs)
+        tokens = self.model.bottleneck.in_own_layout(tokens)
+        audio = self.model.decode_tokens(tokens, chunked=self.chunked, iterate_batch=self.iterate_batch, **kwargs)
+        return audio.float() if self.model_half else audio
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load the *autoencoder's* state dict, as published scripts do when they swap in a fine-tuned decoder."""

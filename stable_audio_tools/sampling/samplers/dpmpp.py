@@ -35,7 +35,7 @@ def sample_dpmpp_2m(denoise: Network, x: Tensor, sigmas: Tensor, *, on_step: OnS
     return x
 
 
-@SAMPLERS.register("dpmpp-2m-sde", objectives=("v",), space="sigma", grid="polyexponential", stochastic=True)
+@SAMPLERS.register("dpmpp-2m-sde", objectives=("v",), space="sigma", grid="polyexponential", stochastic="brownian")
 def sample_dpmpp_2m_sde(denoise: Network, x: Tensor, sigmas: Tensor, *, noise: NoiseSource, on_step: OnStep = ignore) -> Tensor:
     """Second order (midpoint), stochastic."""
     previous: Tensor | None = None
@@ -57,7 +57,7 @@ def sample_dpmpp_2m_sde(denoise: Network, x: Tensor, sigmas: Tensor, *, noise: N
     return x
 
 
-@SAMPLERS.register("dpmpp-3m-sde", objectives=("v",), space="sigma", grid="polyexponential", stochastic=True)
+@SAMPLERS.register("dpmpp-3m-sde", objectives=("v",), space="sigma", grid="polyexponential", stochastic="brownian")
 def sample_dpmpp_3m_sde(denoise: Network, x: Tensor, sigmas: Tensor, *, noise: NoiseSource, on_step: OnStep = ignore) -> Tensor:
     """Third order, stochastic."""
     denoised_1: Tensor | None = None
@@ -84,4 +84,24 @@ def sample_dpmpp_3m_sde(denoise: Network, x: Tensor, sigmas: Tensor, *, noise: N
         x = x + noise(sigma, sigma_next) * (sigma_next * (-torch.expm1(-2 * h)).sqrt())
         denoised_1, denoised_2 = denoised, denoised_1
         h_1, h_2 = h, h_1
+    return x
+
+
+@SAMPLERS.register("k-dpmpp-2s-ancestral", objectives=("v",), space="sigma", grid="polyexponential", stochastic="gaussian")
+def sample_dpmpp_2s_ancestral(denoise: Network, x: Tensor, sigmas: Tensor, *, noise: NoiseSource, on_step: OnStep = ignore) -> Tensor:
+    """Second order, two network calls per step; goes below the next noise level and adds fresh noise up to it."""
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        denoised = denoise(x, sigma)
+        on_step(Step(i, float(sigma), x, denoised))
+        up = torch.minimum(sigma_next, (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt())
+        down = (sigma_next**2 - up**2).sqrt()
+        if down == 0:
+            x = x + (x - denoised) / sigma * (down - sigma)
+        else:
+            h = sigma.log() - down.log()
+            middle = torch.exp((sigma.log() + down.log()) / 2)
+            x_middle = (middle / sigma) * x - torch.expm1(-h / 2) * denoised
+            x = (down / sigma) * x - torch.expm1(-h) * denoise(x_middle, middle)
+        if sigma_next > 0:
+            x = x + noise(sigma, sigma_next) * up
     return x

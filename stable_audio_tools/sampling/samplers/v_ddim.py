@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stable_audio_tools.families import SAMPLERS
 from stable_audio_tools.sampling.objectives import VObjective
-from stable_audio_tools.sampling.samplers.base import Network, OnStep, Step, ignore
+from stable_audio_tools.sampling.samplers.base import Network, OnStep, PairNetwork, Step, ignore
 
 
 @SAMPLERS.register("v-ddim", objectives=("v",), space="time", grid="linear")
@@ -24,13 +24,35 @@ def sample_v_ddim(predict: Network, x: Tensor, times: Tensor, *, eta: float = 0.
     Returns:
         The data as the network sees it at the last time before 0.
     """
+
+    def predict_pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        v = predict(x, t)
+        return v, v
+
+    return sample_v_ddim_cfgpp(predict_pair, x, times, eta=eta, on_step=on_step)
+
+
+@SAMPLERS.register("v-ddim-cfgpp", objectives=("v",), space="time", grid="linear", pair=True)
+def sample_v_ddim_cfgpp(predict: PairNetwork, x: Tensor, times: Tensor, *, eta: float = 0.0, on_step: OnStep = ignore) -> Tensor:
+    """`sample_v_ddim` that goes back to noise along the unconditional prediction. Source: Chung et al. 2024, arXiv:2406.08070.
+
+    Args:
+        predict: Network, predicting v with guidance, and v without the condition.
+        x: Noise (B, D, L).
+        times: (steps + 1,), falling to 0.
+        eta: Share of the noise that is redrawn at every step.
+        on_step: Called after every network call.
+
+    Returns:
+        The data as the guided network sees it at the last time before 0.
+    """
     times = times[:-1]
     alphas, sigmas = VObjective().alpha_sigma(times)
     denoised = x
     for i, t in enumerate(times):
-        v = predict(x, t)
+        v, v_unconditional = predict(x, t)
         denoised = x * alphas[i] - v * sigmas[i]
-        noise = x * sigmas[i] + v * alphas[i]
+        noise = x * sigmas[i] + v_unconditional * alphas[i]
         on_step(Step(i, float(t), x, denoised))
         if i == len(times) - 1:
             break

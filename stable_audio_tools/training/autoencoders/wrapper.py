@@ -77,6 +77,10 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             yield self.autoencoder.encoder
 
     @property
+    def has_idle_parameters(self) -> bool:
+        return self.discriminator is not None or self.training_config.encoder_freeze_on_warmup
+
+    @property
     def is_warmed_up(self) -> bool:
         """Whether the adversarial terms are on."""
         return self.global_step >= self.training_config.warmup_steps
@@ -141,9 +145,10 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
                 terms["l2_time_loss"] = losses.time.weights.l2 * decay * F.mse_loss(decoded.float(), reals.float())
         bottleneck = self.autoencoder.bottleneck
         configured = losses.bottleneck.weights.model_dump(exclude_none=True) if losses.bottleneck else {}
-        for name, default in (bottleneck.loss_weights if bottleneck is not None else {}).items():
-            if name in info:
-                terms[f"{name}_loss"] = configured.get(name, default) * info[name]
+        for key, default in (bottleneck.loss_weights if bottleneck is not None else {}).items():
+            if key in info:
+                name = key.rpartition("/")[2].removesuffix("_loss")  # "vq/codebook_loss" is "codebook" in configs, "codebook_loss" in logs
+                terms[f"{name}_loss"] = configured.get(name, default) * info[key]
         return terms
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

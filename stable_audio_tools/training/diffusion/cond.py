@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stable_audio_tools.config.model import DiffusionCondConfig
+from stable_audio_tools.config.model import DiffusionCondConfig, DiffusionCondInpaintConfig
 from stable_audio_tools.config.training import DiffusionCondTraining
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import TIMESTEPS, WRAPPERS
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
+from stable_audio_tools.sampling.inpainting import random_inpaint_mask
 from stable_audio_tools.sampling.timesteps import TimestepSampler
 from stable_audio_tools.training.base import TrainingWrapper, unbatch
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
@@ -97,9 +98,32 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
         config = self.training_config
         if not config.mask_padding or random.random() <= config.mask_padding_dropout:
             return None
+        return self._content(metadata, length)
+
+    def _content(self, metadata: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """(B, L), True on audio and False on padding."""
         masks = [item["padding_mask"] for item in metadata]
         stacked = torch.stack([mask[0] if isinstance(mask, (list, tuple)) else mask for mask in masks]).float().to(self.device)
         return F.interpolate(stacked.view(len(masks), 1, -1), size=length, mode="nearest")[:, 0].bool()
+
+    def _content_if_known(self, metadata: Sequence[Mapping[str, Any]], latents: Tensor) -> Tensor:
+        """The same; everything is content if an item does not say."""
+        if all("padding_mask" in item for item in metadata):
+            return self._content(metadata, latents.shape[-1])
+        return torch.ones(latents.shape[0], latents.shape[-1], dtype=torch.bool, device=latents.device)
+
+    def _with_gaps(self, conditioning: Mapping[str, Any], latents: Tensor, mask: Tensor) -> dict[str, Any]:
+        """Conditions, and what an inpainting model gets to see of the latents: ``mask`` (B, 1, L) is 1 there."""
+        return {**conditioning, "inpaint_mask": [mask], "inpaint_masked_input": [latents * mask]}
+
+    def _shift_length(self, metadata: Sequence[Mapping[str, Any]], latents: Tensor) -> int | Tensor:
+        """What shifts of times go by: L, or the latent frames of each item."""
+        if not self.diffusion.use_effective_length_for_schedule:
+            return latents.shape[-1]
+        lengths = self.diffusion.effective_lengths(metadata)
+        if lengths is None:
+            return self._content_if_known(metadata, latents).sum(dim=-1).clamp(min=1)
+        return torch.tensor(lengths, device=latents.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -109,11 +133,17 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
         mask = self._loss_mask(metadata, latents.shape[-1])
         t = self.timestep_sampler(latents.shape[0], device=self.device)
         if self.diffusion.dist_shift is not None:
-            t = self.diffusion.dist_shift.shift(t, latents.shape[-1])
+            t = self.diffusion.dist_shift.shift(t, self._shift_length(metadata, latents))
         config = self.training_config
         if config.p_one_shot > 0:
             t = torch.where(torch.rand_like(t) < config.p_one_shot, torch.ones_like(t), t)
-        result = diffusion_loss(self.diffusion, latents, t, conditioning, mask=mask, cfg_dropout_prob=config.cfg_dropout_prob)
+        content = self._content_if_known(metadata, latents) if config.inpainting or self.diffusion.mask_padding_attention else None
+        if config.inpainting is not None:
+            assert content is not None
+            options = {**config.inpainting.mask_kwargs.model_dump(), "mask_padding": self.diffusion.mask_padding_attention}
+            conditioning = self._with_gaps(conditioning, latents, random_inpaint_mask(latents, content, **options)[1])
+        hidden = {"padding_mask": content} if self.diffusion.mask_padding_attention else {}
+        result = diffusion_loss(self.diffusion, latents, t, conditioning, mask=mask, cfg_dropout_prob=config.cfg_dropout_prob, **hidden)
         self._log(result, latents)
         return result.loss
 
@@ -134,12 +164,16 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
         reals, metadata = unbatch(batch)
         conditioning = self.diffusion.conditioner(metadata, self.device) if self.diffusion.conditioner is not None else {}
         latents = self.latents_of(reals)
+        if self.training_config.inpainting is not None:  # the second half is to be filled in
+            is_kept = torch.arange(latents.shape[-1], device=latents.device) < latents.shape[-1] // 2
+            conditioning = self._with_gaps(conditioning, latents, is_kept.to(latents.dtype).expand(latents.shape[0], 1, -1))
+        hidden = {"padding_mask": self._content_if_known(metadata, latents)} if self.diffusion.mask_padding_attention else {}
         generator = torch.Generator().manual_seed(batch_idx)
         losses: list[Tensor] = []
         for time in VALIDATION_TIMES:
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             t = latents.new_full((latents.shape[0],), time)
-            losses.append(diffusion_loss(self.diffusion, latents, t, conditioning, noise=noise).loss)
+            losses.append(diffusion_loss(self.diffusion, latents, t, conditioning, noise=noise, **hidden).loss)
             self.log(f"val/loss_{time}", losses[-1], on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
         self.log("val/avg_loss", torch.stack(losses).mean(), on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
 
@@ -162,3 +196,11 @@ def wrap_diffusion_cond(model: ConditionedDiffusionModelWrapper, config: Diffusi
     """The training wrapper of a conditional diffusion model."""
     assert config.training is not None
     return DiffusionCondTrainingWrapper(model, config.training)
+
+
+@WRAPPERS.register("diffusion_cond_inpaint")
+def wrap_diffusion_cond_inpaint(
+    model: ConditionedDiffusionModelWrapper, config: DiffusionCondInpaintConfig
+) -> DiffusionCondTrainingWrapper:
+    """The training wrapper of an inpainting model."""
+    return wrap_diffusion_cond(model, config)

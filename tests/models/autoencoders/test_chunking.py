@@ -71,3 +71,37 @@ def test_a_signal_of_one_chunk_is_transformed_once():
 def test_impossible_overlaps(chunk, overlap):
     with pytest.raises(AudioError, match=f"overlap must be at least 0 and smaller than chunk_size, got {overlap} and {chunk}"):
         chunked(torch.randn(1, 1, 50), lambda x: x, chunk, overlap)
+
+
+@pytest.mark.parametrize("length", range(20, 60))
+@pytest.mark.parametrize(("chunk", "overlap"), [(16, 8), (18, 8), (12, 4), (17, 7)])
+def test_chunks_start_on_the_grid_of_a_transform_that_has_one(length, chunk, overlap):
+    def transform(x):  # the mean of every four steps from the start on, the last ones with silence
+        padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % 4))
+        return padded.unflatten(-1, (-1, 4)).mean(dim=-1, keepdim=True).expand(-1, -1, -1, 4).flatten(-2)[..., : x.shape[-1]]
+
+    signal = torch.randn(1, 2, length)
+    lengths = []
+
+    def watched(x):
+        lengths.append(x.shape[-1])
+        return transform(x)
+
+    # Each seam is trimmed by at least three steps: a group of four that a chunk's end cuts is taken from the next chunk.
+    out = map_chunks(signal, watched, chunk_length=chunk, overlap_length=overlap, ratio=ONE, trim=overlap // 2, alignment=4)
+    assert max(lengths) < chunk + 4 or len(lengths) == 1
+    if overlap // 2 >= 3:
+        torch.testing.assert_close(out, transform(signal))
+    assert out.shape == signal.shape
+
+
+def test_lengths_that_are_rounded_up():
+    """Half a step at the end, at a rate of 1/4, can become a whole one."""
+
+    def transform(x):
+        return torch.nn.functional.pad(x, (0, -x.shape[-1] % 4))[..., ::4]
+
+    for length in range(20, 60):
+        signal = torch.randn(1, 1, length)
+        out = map_chunks(signal, transform, chunk_length=16, overlap_length=8, ratio=Fraction(1, 4), trim=1, alignment=4)
+        assert torch.equal(out, transform(signal))

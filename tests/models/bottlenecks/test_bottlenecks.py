@@ -7,19 +7,33 @@ import torch
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
-from stable_audio_tools.models.bottlenecks import Bottleneck, L2Bottleneck, TanhBottleneck, VAEBottleneck, vae_sample
+from stable_audio_tools.models.bottlenecks import Bottleneck, DiscreteBottleneck, L2Bottleneck, TanhBottleneck, VAEBottleneck, vae_sample
+
+SMALL = {  # options that make latents of four channels
+    "rvq": {"dim": 4, "codebook_size": 8, "num_quantizers": 3, "kmeans_iters": 2},
+    "rvq_vae": {"dim": 4, "codebook_size": 8, "num_quantizers": 3, "kmeans_iters": 2},
+    "dac_rvq": {"input_dim": 4, "codebook_size": 8, "n_codebooks": 3, "codebook_dim": 2},
+    "dac_rvq_vae": {"input_dim": 4, "codebook_size": 8, "n_codebooks": 3, "codebook_dim": 2},
+    "fsq": {"levels": [5, 4], "num_codebooks": 2},
+    "dithered_fsq": {"dim": 4, "levels": 5},
+    "softnorm": {"dim": 4},
+}
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS.names())
 def test_contract(name):
-    bottleneck = BOTTLENECKS.build(name)
-    assert isinstance(bottleneck, Bottleneck) and not bottleneck.state_dict()
-    width = 4 * (BOTTLENECKS.part(name).facts.get("encoder_width") or 1)
-    x = torch.randn(2, width, 5)
-    latents, info = bottleneck.encode(x, return_info=True)
+    bottleneck = BOTTLENECKS.build(name, SMALL.get(name))
+    assert isinstance(bottleneck, Bottleneck)
+    facts = BOTTLENECKS.part(name).facts
+    x = torch.randn(2, 4 * (facts.get("encoder_width") or 1), 5)
+    latents, info = bottleneck.encode(x, return_info=True)  # in training mode
     assert latents.shape == (2, 4, 5) and bottleneck.encode(x).shape == (2, 4, 5)
     assert set(bottleneck.loss_weights) <= set(info)
+    assert all(torch.isfinite(info[name]) for name in bottleneck.loss_weights)
     assert bottleneck.decode(latents).shape == (2, 4, 5)
+    assert bottleneck.eval().encode(x).shape == (2, 4, 5)
+    assert facts.get("width_key") is None or BOTTLENECKS.schema(name).value(SMALL[name], facts["width_key"]) in (4, None)
+    assert bottleneck.is_discrete is isinstance(bottleneck, DiscreteBottleneck)
 
 
 # ---- VAE -----------------------------------------------------------------------------------------------------------------------------

@@ -50,6 +50,15 @@ def test_pre_encoded_conditions_are_stacked_as_they_are():
     assert torch.equal(out["bpm"].embedding, torch.stack(tensors)) and out["bpm"].mask is None
 
 
+def test_pre_encoded_conditions_need_no_conditioner():
+    multi = make(pre_encoded_keys=["sketch"], default_keys={"sketch": "latents"})
+    tensors = [torch.randn(3, 4), torch.randn(3, 4)]
+    out = multi([{"bpm": 1, "key": 1, "sketch": tensors[0]}, {"bpm": 1, "key": 2, "latents": tensors[1]}], "cpu")
+    assert torch.equal(out["sketch"].embedding, torch.stack(tensors)) and out["sketch"].mask is None
+    with pytest.raises(DataError, match="item 0 of the batch has no 'sketch'"):
+        multi([{"bpm": 1, "key": 1}], "cpu")
+
+
 @pytest.mark.parametrize(
     ("items", "message"),
     [

@@ -1,5 +1,7 @@
 """Numbers, continuous and as a table."""
 
+import math
+
 import pytest
 import torch
 
@@ -77,3 +79,17 @@ def test_int_looks_its_row_up_and_clamps():
 def test_int_refuses_ranges_that_its_table_cannot_hold(low, high):
     with pytest.raises(ConfigError, match=f"'int'.*min_val must be 0 and max_val at least 0, got {low} and {high}; shift the values"):
         IntConditioner(6, min_val=low, max_val=high)
+
+
+def test_fixed_frequencies_have_no_weights_and_are_what_they_are_said_to_be():
+    conditioner = NumberConditioner(6, max_val=384, fourier_features_type="expo")
+    assert {key: tuple(value.shape) for key, value in conditioner.state_dict().items()} == {
+        "embedder.embedding.1.weight": (6, 256),
+        "embedder.embedding.1.bias": (6,),
+    }
+    features = conditioner.embedder.embedding[0](torch.tensor([0.0, 0.3], dtype=torch.float64))
+    assert features.shape == (2, 256) and features[0].tolist() == [1.0] * 128 + [0.0] * 128
+    frequencies = torch.logspace(math.log10(0.5), 4, 128, dtype=torch.float64)
+    expected = torch.cat([(2 * torch.pi * 0.3 * frequencies).cos(), (2 * torch.pi * 0.3 * frequencies).sin()])
+    torch.testing.assert_close(features[1], expected, atol=0.03, rtol=0)  # 3,000 periods in float32
+    assert len(embed(conditioner, *range(384)).unique(dim=0)) == 384

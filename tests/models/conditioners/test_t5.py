@@ -4,8 +4,21 @@ import pytest
 import torch
 
 from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.models.conditioners import T5Conditioner
-from stable_audio_tools.models.conditioners.t5 import KNOWN_WIDTHS, encoder_width, frozen_t5_encoder, load_t5_encoder
+from stable_audio_tools.models.conditioners import T5Conditioner, t5
+from stable_audio_tools.models.conditioners.pretrained import Source, frozen
+from stable_audio_tools.models.conditioners.t5 import KNOWN_WIDTHS
+
+
+def source(folder):
+    return Source.given(t5_model_name=folder)
+
+
+def encoder_width(folder):
+    return t5.encoder_width(source(folder))
+
+
+def load_t5_encoder(folder):
+    return t5.load_t5_encoder(source(folder))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +37,7 @@ def test_frozen_encoder_is_not_part_of_the_model(folder):
     conditioner(["a kick drum"], "cpu")
     assert set(conditioner.state_dict()) == {"proj_out.weight", "proj_out.bias"}
     assert {name for name, _ in conditioner.named_parameters()} == {"proj_out.weight", "proj_out.bias"}
-    encoder = frozen_t5_encoder(folder, torch.device("cpu"), torch.float32)
+    encoder = frozen(t5.load_t5_encoder, source(folder), torch.device("cpu"), torch.float32)
     conditioner.train().half().requires_grad_(True)
     assert not encoder.training
     assert {(parameter.dtype, parameter.requires_grad) for parameter in encoder.parameters()} == {(torch.float32, False)}
@@ -38,7 +51,7 @@ def test_projection_exists_only_if_widths_differ_or_it_is_asked_for(folder):
 
 def test_encoder_is_loaded_once_per_process(folder, monkeypatch):
     T5Conditioner(8, t5_model_name=folder)(["a"], "cpu")
-    monkeypatch.setattr("stable_audio_tools.models.conditioners.t5.load_t5_encoder", lambda name: pytest.fail("loaded again"))
+    monkeypatch.setattr("transformers.T5EncoderModel.from_pretrained", lambda *_, **__: pytest.fail("loaded again"))
     T5Conditioner(16, t5_model_name=folder)(["b"], "cpu")
 
 

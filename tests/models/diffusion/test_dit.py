@@ -226,3 +226,171 @@ def test_wrapper_translates_names_and_ignores_what_published_models_ignore(make)
 def test_wrapper_refuses_what_nobody_knows(make):
     with pytest.raises(TypeError, match="cfg_scal"):
         make(DiTWrapper)(T["x"], T["t"], cfg_scal=2.0)
+
+
+# ---- computed once -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"attn_kwargs": {"differential": True, "qk_norm": "ln"}}, {"final_cross_attn_ix": 0}])
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_precomputed_keys_and_values_change_nothing(make, options, negative, scale):
+    model = make(DiTWrapper, **CROSS, **options)
+    conditions = {"cross_attn_cond": T["cross"]}
+    if negative:
+        mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+        conditions |= {"negative_cross_attn_cond": T["cross"].flip(0), "negative_cross_attn_mask": mask}
+    prepared = model.prepare(conditions)
+    assert set(prepared) == {"keys_values"}
+    for cfg_interval in ((0.0, 1.0), (0.0, 1e-9)):  # the second leaves only the conditional pass
+        more = {"cfg_scale": scale, "cfg_interval": cfg_interval}
+        torch.testing.assert_close(model(T["x"], T["t"], **prepared, **more), model(T["x"], T["t"], **conditions, **more))
+
+
+def test_a_step_multiplies_by_the_keys_weights_no_more(make):
+    model = make(DiTWrapper, **CROSS)
+    prepared = model.prepare({"cross_attn_cond": T["cross"]})
+    for layer in model.model.transformer.layers:
+        layer.cross_attn.to_kv.register_forward_hook(lambda *_: pytest.fail("computed again"))
+    model(T["x"], T["t"], **prepared, cfg_scale=3.0)
+
+
+def test_guidance_without_a_negative_prompt_attends_only_for_its_first_half(make):
+    model, rows = make(**CROSS), []
+    for layer in model.transformer.layers:
+        layer.cross_attn.to_q.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[0]))
+    model(T["x"], T["t"], T["cross"], cfg_scale=3.0)
+    assert rows == [2, 2]
+
+
+def test_nothing_can_be_precomputed_with_rotary_cross_attention(make):
+    model = make(DiTWrapper, **CROSS, cross_attn_rotary_pos_emb=True)
+    conditions = {"cross_attn_cond": T["cross"]}
+    assert model.prepare(conditions) == conditions
+    assert not torch.allclose(model(T["x"], T["t"], **conditions), make(DiTWrapper, **CROSS)(T["x"], T["t"], **conditions))
+    moved = make(DiTWrapper, **CROSS, cross_attn_rotary_pos_emb=True, cross_attn_rotary_start="width")
+    assert not torch.allclose(model(T["x"], T["t"], **conditions), moved(T["x"], T["t"], **conditions))
+
+
+# ---- padding -----------------------------------------------------------------------------------------------------------------------
+
+NETWORKS = {
+    "plain": {},
+    "memory and prepended": {"num_memory_tokens": 3, "prepend_cond_dim": 10},
+    "adaLN": {"global_cond_type": "adaLN", "norm_type": "rms_norm", "attn_kwargs": {"qk_norm": "rms", "differential": True}},
+    "window": {"sliding_window": [2, 1]},
+    "narrow window": {"sliding_window": [1, 1], "num_memory_tokens": 2},
+    "means over time": {"attn_kwargs": {"feat_scale": True}},
+    "conformer": {"conformer": True},
+    "convolutions": {"ff_kwargs": {"use_conv": True, "glu": False}},
+    "patches": {"patch_size": 2},
+    "local": {"local_add_cond_dim": 2},
+}
+
+
+def padded_pair(model, options, extra=0, cfg_scale=1.0):
+    """The same items alone and with padding of noise after them."""
+    generator = torch.Generator().manual_seed(5)
+    long = torch.randn(2, 4, 12 + extra, generator=generator)
+    kept = {"cross_attn_cond": T["cross"], "cfg_scale": cfg_scale, "apg_scale": 1.0}
+    if "prepend_cond_dim" in options:
+        kept["prepend_cond"] = T["prepend"]
+    local = {"local_add_cond": torch.randn(2, 2, 12 + extra, generator=generator)} if "local_add_cond_dim" in options else {}
+    lengths = (6, 12)
+    mask = torch.arange(12 + extra) < torch.tensor(lengths)[:, None]
+    together = model(long, T["t"], padding_mask=mask, **kept, **local)
+    for item, length in enumerate(lengths):
+        rows = slice(item, item + 1)
+        alone = model(
+            long[rows, :, :length],
+            T["t"][rows],
+            **{key: value[rows] if torch.is_tensor(value) else value for key, value in kept.items()},
+            **{key: value[rows, :, :length] for key, value in local.items()},
+        )
+        yield together[rows, :, :length], alone
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("extra", [0, 4, 300])
+@pytest.mark.parametrize("cfg_scale", [1.0, 4.0])
+def test_padding_makes_no_difference(make, name, extra, cfg_scale):
+    model = make(**CROSS, **NETWORKS[name])
+    for parameter in ("lambda_dc", "lambda_hf"):
+        for layer in model.transformer.layers:
+            if hasattr(layer.self_attn, parameter):
+                getattr(layer.self_attn, parameter).fill_(0.5)
+    for padded, alone in padded_pair(model, NETWORKS[name], extra, cfg_scale):
+        torch.testing.assert_close(padded, alone, atol=2e-4, rtol=2e-4)
+
+
+def test_zeroed_values_leak_as_published(make):
+    """Version 0.0.20 without its fast kernels: keys of padding keep their weight."""
+    model = make(**CROSS, padding_attention="zero_values")
+    (padded, alone), (full, same) = padded_pair(model, {})
+    assert not torch.allclose(padded, alone, atol=1e-3)
+    torch.testing.assert_close(full, same, atol=1e-4, rtol=1e-4)
+
+
+# ---- local conditions, times --------------------------------------------------------------------------------------------------------
+
+
+def test_local_conditions_start_without_effect_and_act_where_they_are():
+    torch.manual_seed(0)
+    model = DiffusionTransformer(**SMALL, local_add_cond_dim=2, modular_local_cond_configs=[{"id": "pitch", "dim": 3}]).eval()
+    for layer in model.transformer.layers:
+        assert not layer.to_local_embed[2].weight.any() and not layer.modular_local_embeds["pitch"][2].weight.any()
+    assert "transformer.layers.1.modular_local_embeds.pitch.0.weight" in model.state_dict()
+
+
+@pytest.mark.parametrize("memory", [0, 3])
+def test_a_local_condition_reaches_its_own_frame_first(make, memory):
+    """Without attention, nothing but the frame itself changes."""
+    model = make(local_add_cond_dim=2, num_memory_tokens=memory, depth=1)
+    local = torch.zeros(2, 2, 6)
+    moved = local.clone()
+    moved[:, :, 4] = 1.0
+    before, after = (model(T["x"], T["t"], local_add_cond=value) for value in (local, moved))
+    changed = (before - after).abs().amax(dim=(0, 1)) > 1e-6
+    assert changed.tolist() == [False, False, False, False, True, False]
+
+
+def test_modular_conditions_add_up_and_may_be_absent(make):
+    model = make(modular_local_cond_configs=[{"id": "pitch", "dim": 2}, {"id": "loudness", "dim": 2}])
+    pitch, loudness = T["concat"], T["concat"].flip(0)
+    none = model(T["x"], T["t"])
+    assert torch.equal(none, model(T["x"], T["t"], modular_local_cond={}))
+    one = model(T["x"], T["t"], modular_local_cond={"pitch": pitch})
+    both = model(T["x"], T["t"], modular_local_cond={"pitch": pitch, "loudness": loudness})
+    assert not torch.allclose(none, one) and not torch.allclose(one, both)
+
+
+def test_local_conditions_need_a_token_per_frame():
+    with pytest.raises(ConfigError, match="local conditions are per latent frame, so patch_size must be 1, got 2"):
+        DiffusionTransformer(**SMALL, patch_size=2, local_add_cond_dim=2)
+
+
+def test_expo_times_have_no_parameters_and_any_number_of_features():
+    model = DiffusionTransformer(**SMALL, timestep_features_type="expo", timestep_features_dim=64)
+    assert not any(key.startswith("timestep_features") for key in model.state_dict())
+    assert tuple(model.to_timestep_embed[0].weight.shape) == (32, 64)
+
+
+def test_log_snr_times_keep_the_ends():
+    model = DiffusionTransformer(**SMALL, timestep_features_type="expo", timestep_features_logsnr=True)
+    plain = DiffusionTransformer(**SMALL, timestep_features_type="expo")
+    ends = torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(model._time_features(ends), plain._time_features(ends), atol=5e-2, rtol=0)
+    t = torch.tensor([0.3])
+    expected = (5 - torch.log((1 - t) / t)) / 17
+    torch.testing.assert_close(model._time_features(t), plain._time_features(expected), atol=1e-3, rtol=0)
+
+
+def test_times_stay_exact_in_half_precision():
+    """A frequency of 10000 needs all digits of the time, whatever the network computes in."""
+    model = DiffusionTransformer(**SMALL, timestep_features_type="expo").to(torch.bfloat16)
+    seen = []
+    model.to_timestep_embed.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
+    t = torch.tensor([0.123456, 0.9])
+    model(T["x"], t)
+    exact = DiffusionTransformer(**SMALL, timestep_features_type="expo")._time_features(t)
+    torch.testing.assert_close(seen[0], exact, atol=5e-3, rtol=0)

@@ -69,11 +69,26 @@ def test_dropping_none_and_all(probability, share):
 
 def test_doubling_puts_the_null_second():
     doubled = FULL.with_null()
-    for name in ("cross_attn", "prepend"):
-        assert torch.equal(getattr(doubled, name)[:3], getattr(FULL, name)) and not getattr(doubled, name)[3:].any()
+    assert torch.equal(doubled.prepend[:3], FULL.prepend) and doubled.prepend.shape[0] == 6 and not doubled.prepend[3:].any()
+    assert doubled.cross_attn is FULL.cross_attn  # shorter than the batch: the rest attends to nothing
     for name in ("cross_attn_mask", "global_cond", "input_concat", "prepend_mask"):
         assert torch.equal(getattr(doubled, name), torch.cat([getattr(FULL, name)] * 2))
     assert ConditioningInputs().with_null() == ConditioningInputs()
+
+
+def test_doubling_leaves_what_both_halves_share():
+    local = ConditioningInputs(local_add=torch.randn(3, 2, 7), modular_local={"a": torch.randn(3, 1, 7)}, padding_mask=torch.ones(3, 7) > 0)
+    doubled = local.with_null()
+    assert doubled.local_add is local.local_add and doubled.modular_local is local.modular_local
+    assert doubled.padding_mask.shape == (6, 7)
+
+
+def test_keys_and_values_without_the_negative_ones():
+    heads = {"k": torch.randn(6, 1, 4, 5), "v": torch.randn(6, 1, 4, 5)}
+    inputs = ConditioningInputs(keys_values=[heads, None])
+    assert inputs.is_guidable
+    own = inputs.without_negative(3).keys_values
+    assert torch.equal(own[0]["v"], heads["v"][:3]) and own[1] is None
 
 
 def test_negative_condition_replaces_zeros_where_its_mask_says():

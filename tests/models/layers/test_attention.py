@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.layers import attention as attention_module
 from stable_audio_tools.models.layers import attention_backends
 from stable_audio_tools.models.layers.attention import Attention, window_mask
-from stable_audio_tools.models.layers.attention_backends import attend
+from stable_audio_tools.models.layers.attention_backends import attend, attend_in_window, narrow_window
 from stable_audio_tools.models.layers.embeddings import RotaryEmbedding
 
 
@@ -189,3 +190,59 @@ def test_feat_scale_weighs_mean_and_rest():
 def test_impossible_widths(dim, heads, context):
     with pytest.raises(ConfigError, match=f"attention of width {dim} with {heads} features per head"):
         Attention(dim, heads, context)
+
+
+# ---- narrow windows ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (3, 2), (17, 17), (0, 70), (40, 40)])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 400])
+def test_blocks_of_a_window_equal_the_mask(left, right, length):
+    """Forward and backward, also where the last block is not full."""
+    inputs = [tensor.requires_grad_() for tensor in qkv((length, length))]
+    results = []
+    for out in (
+        attend_in_window(*inputs, left=left, right=right),
+        attend(*inputs, mask=window_mask(length, (left, right), torch.device("cpu"))),
+    ):
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    for blocks, whole in zip(*results, strict=True):
+        torch.testing.assert_close(blocks, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "expected"),
+    [(10_000, (17, 17), (17, 17)), (10_000, (17, -1), None), (100, (17, 17), None), (10_000, (3000, 3000), None)],
+)
+def test_blocks_are_for_windows_much_narrower_than_the_sequence(length, window, expected):
+    assert narrow_window(length, window) == expected
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("options", [{}, {"differential": True}, {"qk_norm": "rms"}, {"dim_context": None}])
+def test_long_sequences_equal_short_ones(causal, options, monkeypatch):
+    """What the layer gives does not depend on how the window is computed."""
+    torch.manual_seed(0)
+    layer = Attention(32, 8, causal=causal, zero_init_output=False, **options)
+    x, angles = torch.randn(2, 300, 32), RotaryEmbedding(4).forward_from_seq_len(300)
+    in_blocks = layer(x, rotary_angles=angles, sliding_window=(5, 3))
+    monkeypatch.setattr(attention_module, "narrow_window", lambda length, window: None)
+    torch.testing.assert_close(layer(x, rotary_angles=angles, sliding_window=(5, 3)), in_blocks, atol=1e-5, rtol=1e-5)
+
+
+def test_memory_grows_with_the_window_and_not_with_the_square_of_the_length():
+    """A mask of 200,000 steps squared would be 40 GB."""
+    q = torch.randn(1, 1, 200_000, 4)
+    assert torch.isfinite(attend_in_window(q, q, q, left=2, right=2)).all()
+
+
+@pytest.mark.parametrize(("qk_norm", "eps"), [("ln", 1e-6), ("rms", 1e-6), ("l2", 1e-12)])
+def test_epsilon_of_query_and_key_norms(qk_norm, eps):
+    assert Attention(16, 8, qk_norm=qk_norm).qk_norm_eps == eps
+    assert Attention(16, 8, qk_norm=qk_norm, qk_norm_eps=1e-3).qk_norm_eps == 1e-3
+    # Tiny queries and keys: with a large epsilon they stay tiny, so that all keys count alike.
+    torch.manual_seed(0)
+    layer = Attention(16, 8, qk_norm=qk_norm, qk_norm_eps=1e3, zero_init_output=False)
+    x = torch.randn(1, 5, 16)
+    expected = layer.to_out(layer.to_qkv(x)[..., 32:].mean(dim=1, keepdim=True)).expand(1, 5, 16)
+    torch.testing.assert_close(layer(x), expected, atol=1e-3, rtol=0)

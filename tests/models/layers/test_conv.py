@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -133,3 +134,17 @@ def test_follows_the_data_type(dtype):
     x = torch.randn(1, 2, 8)
     assert layer(x.to(dtype)).dtype == dtype
     torch.testing.assert_close(layer(x.to(dtype)).float(), F.conv1d(x, layer.weight.float(), layer.bias.float()), rtol=0.02, atol=0.02)
+
+
+def test_every_kind_of_weight_norm_is_removed_and_nothing_else():
+    with warnings.catch_warnings(action="ignore"):
+        old = nn.utils.weight_norm(nn.Linear(4, 4))
+    new = nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(4, 4, 3))
+    model = nn.Sequential(WNConv1d(4, 4, 3), new, nn.Conv1d(4, 4, 1), nn.Embedding(3, 4), nn.Sequential(nn.LayerNorm(4), old))
+    x = torch.randn(2, 4, 4)
+    expected = model[4](model[:3](x)[..., :4])
+    assert remove_weight_norm_from_model(model) is model
+    torch.testing.assert_close(model[4](model[:3](x)[..., :4]), expected)
+    kept = {f"{layer}.{name}" for layer in (0, 1, 2, "4.0", "4.1") for name in ("weight", "bias")} | {"3.weight"}
+    assert set(model.state_dict()) == kept
+    remove_weight_norm_from_model(model)

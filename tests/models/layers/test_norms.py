@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale
+from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, LayerScale, RMSNorm
 
 
 def test_layer_norm_standardises_the_last_dimension():
@@ -58,3 +58,18 @@ def test_layer_scale_starts_near_zero():
     scale = LayerScale(3)
     torch.testing.assert_close(scale(torch.ones(2, 3)), torch.full((2, 3), 1e-5))
     assert set(scale.state_dict()) == {"scale"}
+
+
+@pytest.mark.parametrize("fix_scale", [False, True])
+@pytest.mark.parametrize("force_fp32", [False, True])
+def test_rms_norm(fix_scale, force_fp32):
+    norm = RMSNorm(8, fix_scale=fix_scale, force_fp32=force_fp32, eps=1e-3)
+    assert list(norm.state_dict()) == ["gamma"] and len(list(norm.parameters())) == (0 if fix_scale else 1)
+    with torch.no_grad():
+        norm.gamma.normal_()
+    x = torch.randn(3, 8)
+    expected = x / (x.square().mean(dim=-1, keepdim=True) + 1e-3).sqrt() * norm.gamma
+    torch.testing.assert_close(norm(x), expected)
+    half = norm(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, atol=5e-2, rtol=2e-2)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention import window_mask
 from stable_audio_tools.models.layers.convnext import ConvNeXtBlock
 from stable_audio_tools.models.layers.feedforward import GLU, ConformerModule, FeedForward
+from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, RMSNorm
 from stable_audio_tools.models.layers.transformer import ContinuousTransformer, TransformerBlock
 
 
@@ -105,6 +107,9 @@ OPTIONS = {
     "plain": {},
     "conformer": {"conformer": True},
     "no_norms": {"remove_norms": True},
+    "rms": {"norm_type": "rms_norm", "norm_kwargs": {"eps": 1e-3, "force_fp32": True}, "attn_kwargs": {"qk_norm": "rms"}},
+    "dyt": {"norm_type": "dyt", "attn_kwargs": {"qk_norm": "dyt"}},
+    "sinusoidal": {"ff_kwargs": {"sinusoidal": True}},
     "layer_scale": {"layer_scale": True},
     "kwargs": {"attn_kwargs": {"qk_norm": "ln"}, "ff_kwargs": {"mult": 2, "no_bias": True}, "norm_kwargs": {"eps": 1e-2}},
     "cross": {"cross_attend": True, "cond_token_dim": 16},
@@ -174,6 +179,35 @@ def test_glu_keys_and_formula():
     glu = GLU(4, 6)
     x, gate = glu.proj(X[..., :4]).chunk(2, dim=-1)
     torch.testing.assert_close(glu(X[..., :4]), x * torch.nn.functional.silu(gate))
+
+
+def test_a_gate_that_is_a_sine():
+    glu = GLU(4, 6, sinusoidal=True)
+    x, gate = glu.proj(X[..., :4]).chunk(2, dim=-1)
+    torch.testing.assert_close(glu(X[..., :4]), x * (torch.pi * gate).sin())
+    assert set(glu.state_dict()) == set(GLU(4, 6).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "slope"),
+    [
+        ({}, LayerNorm, None),
+        ({"norm_type": "rms_norm", "norm_kwargs": {"bias": False}}, RMSNorm, None),
+        ({"norm_type": "dyt"}, DynamicTanh, 4.0),
+        ({"remove_norms": True}, DynamicTanh, 10.0),
+    ],
+)
+def test_norms_of_the_branches(options, kind, slope):
+    block = TransformerBlock(32, 8, cross_attend=True, conformer=True, **options)
+    for norm in (block.pre_norm, block.cross_attend_norm, block.ff_norm):
+        assert isinstance(norm, kind)
+        assert slope is None or norm.alpha == slope
+    assert isinstance(block.conformer.in_norm, LayerNorm)  # whatever the others are
+
+
+def test_a_norm_without_bias_cannot_have_one():
+    with pytest.raises(ConfigError, match=r'norm_kwargs\.bias: an "rms_norm" has no bias'):
+        TransformerBlock(32, 8, norm_type="rms_norm", norm_kwargs={"bias": True})
 
 
 @pytest.mark.parametrize("glu", [True, False])

@@ -81,19 +81,15 @@ def test_a_model_around_it_still_loads_it_by_its_full_names(dit_config, oobleck_
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
-@pytest.mark.parametrize("name", PRETRANSFORMS.names())
-def test_what_is_not_discrete_says_so(name, build):
-    pretransform = {
-        "autoencoder": build,
-        "patched": lambda: PatchedPretransform(1, 4),
-        "mel": lambda: create_pretransform_from_config({"type": "mel"}, 8000),
-    }[name]()
+@pytest.mark.parametrize("name", sorted(set(PRETRANSFORMS.names()) - {"autoencoder", "dac_pretrained", "audiocraft_pretrained"}))
+def test_what_is_not_discrete_says_so(name):
+    configs = {"patched": {"channels": 1, "patch_size": 4}, "wavelet": {"channels": 1, "levels": 2, "wavelet": "bior2.2"}}
+    pretransform = create_pretransform_from_config({"type": name, "config": configs.get(name, {})}, 8000)
     assert isinstance(pretransform, Pretransform) and not pretransform.is_discrete
-    if name != "autoencoder":
-        with pytest.raises(NotImplementedError, match="is not discrete"):
-            pretransform.tokenize(torch.zeros(1, 1, 8))
-        with pytest.raises(NotImplementedError, match="is not discrete"):
-            pretransform.decode_tokens(torch.zeros(1, 1, 8))
+    with pytest.raises(NotImplementedError, match="is not discrete"):
+        pretransform.tokenize(torch.zeros(1, 1, 8))
+    with pytest.raises(NotImplementedError, match="is not discrete"):
+        pretransform.decode_tokens(torch.zeros(1, 1, 8))
 
 
 # ---- patches -------------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,170 @@
+"""TAAE: strided convolutions, each with a stack of transformer layers. Source: Parker et al. 2024, arXiv:2411.19842."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.families import DECODERS, ENCODERS
+from stable_audio_tools.models.autoencoders.oobleck import ResidualUnit
+from stable_audio_tools.models.layers.activations import get_activation
+from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
+from stable_audio_tools.models.layers.transformer import TransformerBlock
+from stable_audio_tools.registry import Options
+
+
+class _Transpose(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) <-> (B, D, L)
+        return x.transpose(1, 2)
+
+
+class TAAEBlock(nn.Module):
+    """A strided convolution and a stack of transformer layers at the lower rate.
+
+    Args:
+        in_channels: Channels of the input (B, C, T).
+        out_channels: Channels of the output.
+        stride: Factor of the change of rate; 1 is no convolution.
+        transformer_depth: Transformer layers.
+        is_encoder: Whether the rate goes down; the transformer then comes last, otherwise first.
+        use_snake: Snake before the convolution and in residual units; otherwise nothing, and ELU.
+        sliding_window: (left, right): how many neighbours attention sees on each side; -1 is no limit.
+        checkpointing: Recompute layers in the backward pass of training, to save memory.
+        conformer: Transformer layers have a conformer module.
+        layer_scale: Transformer layers have a learned gain near zero on every branch.
+        use_dilated_conv: Three residual units with dilated convolutions, at the higher rate.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        transformer_depth: int,
+        is_encoder: bool,
+        *,
+        use_snake: bool = False,
+        sliding_window: Sequence[int] | None = (63, 64),
+        checkpointing: bool = False,
+        conformer: bool = False,
+        layer_scale: bool = True,
+        use_dilated_conv: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sliding_window = sliding_window
+        self.checkpointing = checkpointing
+        dim = out_channels if is_encoder else in_channels
+        transformers = nn.ModuleList(
+            TransformerBlock(
+                dim,
+                dim_heads=min(128, dim),
+                zero_init_branch_outputs=not layer_scale,
+                conformer=conformer,
+                add_rope=True,
+                layer_scale=layer_scale,
+                attn_kwargs={"qk_norm": "ln"},
+                norm_kwargs={"eps": 1e-2},
+            )
+            for _ in range(transformer_depth)
+        )
+        stack = nn.ModuleList([_Transpose(), *transformers, _Transpose()])
+        conv = WNConv1d if is_encoder else WNConvTranspose1d
+        resample: nn.Module = nn.Identity()
+        if stride != 1:
+            resample = conv(in_channels, out_channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2))
+        elif in_channels != out_channels:
+            raise ConfigError(f"taae: a stride of 1 cannot change the width, got {in_channels} and {out_channels} channels")
+        wide = in_channels if is_encoder else out_channels
+        units = [ResidualUnit(wide, dilation, use_snake) for dilation in (1, 3, 9)] if use_dilated_conv else []
+        act = get_activation("snake" if use_snake else "none", channels=in_channels)
+        self.layers = nn.ModuleList([*units, act, resample, stack] if is_encoder else [stack, act, resample, *units])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encoder (B, C_in, T) -> (B, C_out, T / stride), decoder (B, C_in, L) -> (B, C_out, L * stride)."""
+        for layer in self.layers:
+            for part in layer if isinstance(layer, nn.ModuleList) else [layer]:
+                arguments = (x, None, None, None, self.sliding_window) if isinstance(part, TransformerBlock) else (x,)
+                recompute = self.checkpointing and self.training and torch.is_grad_enabled()
+                x = checkpoint(part, *arguments, use_reentrant=False) if recompute else part(*arguments)
+        return x
+
+
+@ENCODERS.register("taae")
+class TAAEEncoder(nn.Module):
+    """Strided convolutions, each followed by transformer layers: (B, in_channels, T) -> (B, latent_dim, T / prod(strides)).
+
+    Args:
+        in_channels: Audio channels.
+        channels: Block i has the width ``channels * c_mults[i]``.
+        latent_dim: Channels of the output.
+        c_mults: Width multiplier of each block.
+        strides: Downsampling factor of each block.
+        transformer_depths: Transformer layers of each block.
+        **block: Options of every `TAAEBlock`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 2,
+        channels: int = 128,
+        latent_dim: int = 32,
+        c_mults: Sequence[int] = (1, 2, 4, 8),
+        strides: Sequence[int] = (2, 4, 8, 8),
+        transformer_depths: Sequence[int] = (3, 3, 3, 3),
+        **block: Annotated[Any, Options("TAAEBlock")],
+    ) -> None:
+        super().__init__()
+        widths = [channels * mult for mult in (c_mults[0], *c_mults)]
+        self.layers = nn.Sequential(
+            WNConv1d(in_channels, widths[0], kernel_size=7, padding=3),
+            *(TAAEBlock(*sizes, True, **block) for sizes in zip(widths, widths[1:], strides, transformer_depths, strict=False)),
+            get_activation("snake" if block.get("use_snake") else "none", channels=widths[-1]),
+            WNConv1d(widths[-1], latent_dim, kernel_size=3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
+        return self.layers(x)
+
+
+@DECODERS.register("taae")
+class TAAEDecoder(nn.Module):
+    """The encoder's mirror image: (B, latent_dim, L) -> (B, out_channels, L * prod(strides)).
+
+    Args:
+        out_channels: Audio channels.
+        channels: Block i has the width ``channels * c_mults[i]``.
+        latent_dim: Channels of the latents.
+        c_mults: Width multipliers, in the *encoder's* order.
+        strides: Upsampling factors, in the *encoder's* order.
+        transformer_depths: Transformer layers of each block, in the *encoder's* order.
+        **block: Options of every `TAAEBlock`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int = 2,
+        channels: int = 128,
+        latent_dim: int = 32,
+        c_mults: Sequence[int] = (1, 2, 4, 8),
+        strides: Sequence[int] = (2, 4, 8, 8),
+        transformer_depths: Sequence[int] = (3, 3, 3, 3),
+        **block: Annotated[Any, Options("TAAEBlock")],
+    ) -> None:
+        super().__init__()
+        widths = [channels * mult for mult in (c_mults[0], *c_mults)]
+        sizes = list(zip(widths[1:], widths, strides, transformer_depths, strict=False))
+        self.layers = nn.Sequential(
+            WNConv1d(latent_dim, widths[-1], kernel_size=3, padding=1),
+            *(TAAEBlock(*size, False, **block) for size in reversed(sizes)),
+            get_activation("snake" if block.get("use_snake") else "none", channels=widths[0]),
+            WNConv1d(widths[0], out_channels, kernel_size=7, padding=3, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
+        return self.layers(x)

@@ -1,0 +1,38 @@
+"""The contract of backbones: the networks that denoise.
+
+A backbone is an `nn.Module` ``(x (B, C, L), t (B,), **conditions) -> (B, C, L)`` with an attribute ``length_multiple`` (L must be a
+multiple of it) and, if it is unconditional, ``io_channels`` (C). Conditional ones take the names that
+`ConditionedDiffusionModelWrapper.get_conditioning_inputs` returns, and refuse what they have no use for.
+
+What a backbone states in its registration lets configs be checked before anything is built: ``multiple_keys``, whose values or elements
+multiply to ``length_multiple``; ``levels_key``, one more than the elements that count; ``channels_key``, which holds C; and ``concat_key``,
+the channels of the concatenated condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
+
+# What a caller may say about guidance to any backbone, guided or not.
+GUIDANCE = {
+    "negative_cross_attn_cond", "negative_cross_attn_mask", "negative_global_cond", "negative_input_concat_cond", "cfg_scale",
+    "cfg_dropout_prob", "cfg_interval", "batch_cfg", "rescale_cfg", "scale_phi",
+}  # fmt: skip
+
+
+def refuse(backbone: str, given: Mapping[str, Any]) -> None:
+    """Complain about conditions that a backbone has no use for.
+
+    Raises:
+        ConfigError: If one is not None.
+    """
+    unused = [name for name, value in given.items() if value is not None]
+    if unused:
+        raise ConfigError(f"backbone {backbone!r} does not take {', '.join(unused)}")
+
+
+__all__ = ["BACKBONES", "GUIDANCE", "UNCOND_BACKBONES", "refuse"]
