@@ -169,14 +169,14 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
 
 def plan(settings: DemoSettings, use_half: bool, minutes: float) -> list[str]:
     """What the demo is going to do, and how long it takes, with so many minutes of training."""
+    precision = "bfloat16, which this processor computes quickly" if use_half else "float32"
     if not minutes:
         return [
-            f"The model in {settings.output}/ has had its training; only what is missing is made again.",
+            f"The model in {settings.output}/ has had its training; only what is missing is made again (in {precision}).",
             "More --minutes train it longer, up to --max-steps; --fresh starts anew.",
         ]
     synthesised_here = f"{len(CLASSES)} kinds of sound that it synthesises itself"
     what = synthesised_here if settings.audio_dir is None else f"your sounds in {settings.audio_dir}"
-    precision = "bfloat16, which this processor computes quickly" if use_half else "float32"
     return [
         f"This trains a small text-to-audio model on {what}, generates from prompts it has not seen, and measures the result.",
         f"It trains for at most {minutes:g} minutes (in {precision}) and takes about {minutes + 2:.0f} minutes "

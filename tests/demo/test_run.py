@@ -200,7 +200,7 @@ def test_a_finished_demo_can_be_trained_longer(folder: Path, tmp_path: Path) -> 
     for minutes in (0.002, 0.003):
         said, same = ran(minutes)
         assert said.startswith(
-            f"The model in {tmp_path}/ has had its training; only what is missing is made again.\nMore --minutes train it"
+            f"The model in {tmp_path}/ has had its training; only what is missing is made again (in float32).\nMore --minutes train it"
         )
         assert "It trains for" not in said
         assert same == longer
@@ -275,7 +275,7 @@ def test_the_precision_is_decided_once(done: Any, folder: Path, monkeypatch: pyt
     monkeypatch.setattr(run_module, "has_fast_bfloat16", lambda: True)
     said: list[str] = []
     assert run_demo(settings(output, folder), say=said.append) == evaluation
-    assert "(in float32)" in said[1]
+    assert "(in float32)" in said[0]
 
 
 def test_every_class_has_files_of_its_own() -> None:
