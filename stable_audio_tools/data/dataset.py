@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ def create_dataloader_from_config(
 
     Raises:
         ConfigError: With every mistake in the config.
-        DataError: If there is no data, or less than one batch of it.
+        DataError: If there is no data, or less than one batch of it, or a number is out of range.
     """
+    for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if not isinstance(number, Integral) or number < least:
+            raise DataError(f"{name} must be a whole number of at least {least}, got {number!r}")
     source = read_source(dataset_config, name="dataset config")
     mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
     if mistakes:

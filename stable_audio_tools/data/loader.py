@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.data.base import ItemKey, Summarised
+from stable_audio_tools.errors import StableAudioError
+
+logger = logging.getLogger(__name__)
 
 
 class ResumableSampler(DistributedSampler[ItemKey]):
@@ -70,6 +74,7 @@ class ResumableLoader(DataLoader[Any]):
     """A `DataLoader` with ``state_dict`` and ``load_state_dict``, which Lightning calls when it saves and resumes."""
 
     _delivered = 0  # batches of this pass
+    _num_told = 0  # of the files that were skipped
 
     def __iter__(self) -> Any:
         if isinstance(self.sampler, ResumableSampler):
@@ -78,9 +83,17 @@ class ResumableLoader(DataLoader[Any]):
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
+        for batch in _with_plain_errors(batches):
             self._delivered += 1
+            if self._delivered >= len(self):  # not after the loop: Lightning never asks for more than the last batch
+                self._say_what_was_skipped()
             yield batch
+
+    def _say_what_was_skipped(self) -> None:
+        """Once per pass, if it was more than before."""
+        if isinstance(self.dataset, Summarised) and self.dataset.num_skipped > self._num_told:
+            self._num_told = self.dataset.num_skipped
+            logger.info("data: %s", self.dataset.summary())
 
     def state_dict(self) -> dict[str, int]:
         """Where this pass has got to."""
@@ -97,6 +110,18 @@ class ResumableLoader(DataLoader[Any]):
         sampler.set_epoch(state["epoch"])
         sampler.start = state["batches"] * (self.batch_size or 1)
         self._delivered = state["batches"]
+
+
+def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Our errors as they were raised in a worker: torch hands them over with the worker's traceback for a message."""
+    try:
+        yield from batches
+    except StableAudioError as error:
+        kind = type(error)
+        _, marker, message = str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+        if not marker:
+            raise
+        raise kind(message.strip()) from error
 
 
 def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:
