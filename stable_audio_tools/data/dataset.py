@@ -24,6 +24,7 @@ def create_dataloader_from_config(
     audio_channels: int = 2,
     num_workers: int = 4,
     shuffle: bool = True,
+    seed: int | None = None,
 ) -> ResumableLoader:
     """Make the loader that a dataset config describes.
 
@@ -35,6 +36,7 @@ def create_dataloader_from_config(
         audio_channels: Channels of each item.
         num_workers: Processes that load data; 0 loads in this one.
         shuffle: Whether to shuffle.
+        seed: Of the order and of the crops; None draws one from torch's global stream.
 
     Raises:
         ConfigError: With every mistake in the config.
@@ -58,7 +60,7 @@ def create_dataloader_from_config(
         raise DataError(
             f'{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false'
         )
-    return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last)
+    return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last, seed=seed)
 
 
 __all__ = ["LocalDatasetConfig", "SampleDataset", "collation_fn", "create_dataloader_from_config", "fast_scandir"]

@@ -36,11 +36,9 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
 from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers, require_package
-from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
 Config = str | Path | Mapping[str, Any]
-RUN_STAMP = "STABLE_AUDIO_TOOLS_RUN_STAMP"
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # names that older scripts use
 
 
@@ -156,13 +154,12 @@ def train(options: TrainOptions) -> TrainResult:
         raise ConfigError(f"{_name(options.model_config)}: {missing}: required for training, and missing")
     ckpt_path = options.ckpt_path or (_newest_checkpoint(Path(options.save_dir) / options.name) if options.recover else None)
     checkpoint = require_wrapped(ckpt_path) if ckpt_path is not None else None
-    pl.seed_everything(options.seed + int(os.environ.get("SLURM_PROCID", 0)), workers=True, verbose=False)
+    pl.seed_everything(options.seed, workers=True, verbose=False)  # the same for all processes, which build the same model
 
     loader = _loader(options, config, options.dataset_config, shuffle=True)
     validation = None
     if options.val_dataset_config is not None:
-        with isolated_randomness(options.seed):  # a run with validation starts from the same weights as one without
-            validation = _loader(options, config, options.val_dataset_config, shuffle=False)
+        validation = _loader(options, config, options.val_dataset_config, shuffle=False)
     model = create_model_from_config(read_source(options.model_config).data)
     _load_weights(model, options)
     wrapper = create_training_wrapper_from_config(options.model_config, model)
@@ -184,7 +181,7 @@ def train(options: TrainOptions) -> TrainResult:
         trainer.fit(wrapper, loader, validation, ckpt_path=str(ckpt_path) if ckpt_path else None)
     if isinstance(loader.dataset, Summarised):
         logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
-    return TrainResult(folder, checkpoints.last_path, wrapper, trainer.global_step, checkpoints.stop_signal)
+    return TrainResult(checkpoints.folder.parent, checkpoints.last_path, wrapper, trainer.global_step, checkpoints.stop_signal)
 
 
 def describe(model: nn.Module, wrapper: TrainingWrapper) -> list[str]:
@@ -252,6 +249,7 @@ def _loader(options: TrainOptions, config: ModelConfig, dataset_config: Config, 
         audio_channels=config.audio_channels,
         num_workers=options.num_workers,
         shuffle=shuffle,
+        seed=options.seed,
     )
 
 
@@ -275,15 +273,8 @@ def _run_folder(options: TrainOptions, ckpt_path: str | Path | None) -> Path:
         return Path(options.run_folder)
     if ckpt_path is not None and Path(ckpt_path).resolve().parent.name == "checkpoints":
         return Path(ckpt_path).resolve().parent.parent  # a resumed run goes on in its folder
-    stamp = os.environ.get("SLURM_JOB_ID") or _stamp()
+    stamp = os.environ.get("SLURM_JOB_ID") or datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path(options.save_dir or "runs") / options.name / stamp
-
-
-def _stamp() -> str:
-    """The time, which the processes that Lightning starts on this machine take over: a run has one folder."""
-    if rank_zero_only.rank == 0 or RUN_STAMP not in os.environ:  # pyright: ignore[reportFunctionMemberAccess]
-        os.environ[RUN_STAMP] = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return os.environ[RUN_STAMP]
 
 
 @rank_zero_only
