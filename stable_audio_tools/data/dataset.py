@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.config.check import check_dataset_config
-from stable_audio_tools.config.source import read_source
+from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.audio_dir import LocalDatasetConfig, SampleDataset
 from stable_audio_tools.data.files import fast_scandir
 from stable_audio_tools.data.loader import ResumableLoader, collation_fn, make_loader
@@ -17,7 +17,7 @@ from stable_audio_tools.registry.schema import without_comments
 
 
 def create_dataloader_from_config(
-    dataset_config: Mapping[str, Any] | str | Path,
+    dataset_config: Mapping[str, Any] | str | Path | Source,
     batch_size: int,
     sample_size: int,
     sample_rate: int,

@@ -236,6 +236,17 @@ def test_recover_takes_the_newest_readable_checkpoint(run, uninterrupted, tmp_pa
     assert "not recovering from it" in caplog.text and "epoch=0-step=4.ckpt" in caplog.text
 
 
+def test_recover_takes_what_was_written_last_not_the_highest_step_or_name(run, tmp_path):
+    """A run that went back to an earlier checkpoint has left steps of the branch that it gave up."""
+    where = {"save_dir": tmp_path, "name": "mine"}
+    first, _ = run("autoencoder", max_steps=6, checkpoint_every=2, run_folder=tmp_path / "mine" / "zzz", **where)
+    last, _ = run("autoencoder", max_steps=3, ckpt_path=find_checkpoints(first.folder)[0], **where)
+    result, losses = run("autoencoder", max_steps=5, recover=True, **where)
+    assert len(losses) == 2 and last.checkpoint.name.endswith("step=3.ckpt") and result.folder == first.folder
+    other, _ = run("autoencoder", max_steps=1, run_folder=tmp_path / "mine" / "aaa", **where)
+    assert run("autoencoder", max_steps=2, recover=True, **where)[0].folder == other.folder
+
+
 def test_recover_starts_afresh_where_there_is_nothing(run, uninterrupted, tmp_path):
     expected, _ = uninterrupted("autoencoder")
     result, losses = run("autoencoder", recover=True, save_dir=tmp_path, name="mine")
