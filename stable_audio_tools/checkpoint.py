@@ -38,6 +38,7 @@ DESCRIPTIONS: Mapping[Kind, str] = {
     "autoencoder": "an autoencoder (unwrapped)",
     "unknown": "a state dict of some other model",
 }
+FOREIGN = re.compile(r"^losses\.losses\.|\.online_model\.")  # what training checkpoints of the original hold besides
 MODELS: Mapping[Kind, str] = {"diffusion": "a diffusion model", "autoencoder": "an autoencoder"}
 WANTED_BY: Mapping[Kind, str] = {
     "wrapped": "resume it with --ckpt-path of train.py, or make a model of it with unwrap_model.py",
@@ -419,10 +420,10 @@ def require_fit(wrapper: nn.Module, checkpoint: Checkpoint, *, flag: str = "--ck
     """
     refuse_other_model(checkpoint, wrapper.state_dict())
     report = compare_state_dict(wrapper, checkpoint.state_dict)
-    if report.is_complete and report.unexpected:
+    if report.unexpected and (report.is_complete or any(FOREIGN.search(key) for key in report.unexpected)):
         raise CheckpointError(
-            f"{checkpoint.path}: has the whole model, but also what this run does not keep ({_some(report.unexpected)}), as checkpoints of "
-            "another program or config have; that run cannot be resumed here: make a model of it with unwrap_model.py, and start from that "
+            f"{checkpoint.path}: holds what this run does not keep ({_some(report.unexpected)}), as checkpoints of another program or "
+            "config do; that run cannot be resumed here: make a model of it with unwrap_model.py, and start from that "
             "with --pretrained-ckpt-path"
         )
     if not report.is_complete:

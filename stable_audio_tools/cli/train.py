@@ -130,10 +130,14 @@ def train(
         log.warning("--wandb-config has no effect; Weights & Biases reads its settings from WANDB_... environment variables")
     source = read_source(model_config)
     parse_model_config(source, strict=True)  # mistakes are told before anything heavy is imported
+    from pytorch_lightning.utilities import rank_zero_only
+
     from stable_audio_tools.training.run import TrainOptions
     from stable_audio_tools.training.run import train as run
 
     quiet_lightning()
+    if rank_zero_only.rank:  # pyright: ignore[reportFunctionMemberAccess]
+        logging.getLogger("stable_audio_tools").setLevel(logging.WARNING)  # the first process says it
     result = run(
         TrainOptions(
             model_config=source,

@@ -176,6 +176,9 @@ def train(options: TrainOptions) -> TrainResult:
     if checkpoint is not None:
         require_fit(wrapper, checkpoint)
         _compare_configs(checkpoint, source.data)
+        if -1 < options.max_steps <= checkpoint.extra.get("global_step", 0):
+            step = checkpoint.extra["global_step"]
+            logger.warning("%s is at step %d, so --max-steps %d leaves nothing to do", ckpt_path, step, options.max_steps)
         del checkpoint  # Lightning reads it again
     folder = _run_folder(options, ckpt_path)
     trainer, checkpoints = _trainer(options, config, wrapper, folder, has_validation=validation is not None)

@@ -385,6 +385,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script,
     os.kill(process.pid if target == "first" else int(children[0]), signal.SIGTERM)
     assert process.wait(timeout=120) == 128 + signal.SIGTERM, script.log()
     assert len(list(script.folder.glob("runs/x/*"))) == 1, "one folder per run, whatever its processes"
+    assert [script.log().count(line) for line in ("run folder: ", "last checkpoint: ", "stopped at step ")] == [1, 1, 1]
     last = find_checkpoints(script.folder / "runs")[-1]
     step = int(last.stem.rpartition("=")[2])
     assert script.start("--ckpt-path", str(last), "--max-steps", str(step + 3)).wait(timeout=120) == 0, script.log()
