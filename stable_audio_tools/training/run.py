@@ -233,7 +233,7 @@ def _refuse_impossible(options: TrainOptions) -> None:
         raise ConfigError(f"--save-dir {folder}: is a file, or lies in one; give a folder")
     require_package(options.logger)
     if options.strategy.startswith("deepspeed"):
-        require("deepspeed", extra="deepspeed", purpose=f"--strategy {options.strategy}")
+        require("deepspeed", extra="deepspeed", purpose="--strategy deepspeed")
     if options.val_every > 0 and options.val_dataset_config is None:
         logger.warning("--val-every %d has no effect without --val-dataset-config", options.val_every)
     try:
