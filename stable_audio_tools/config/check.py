@@ -79,7 +79,7 @@ def check_source(source: Source) -> list[Mistake]:
     return check_model_config(data)
 
 
-def parse_model_config(config: str | Path | Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
+def parse_model_config(config: str | Path | Mapping[str, Any] | Source, *, strict: bool = False) -> ModelConfig:
     """Read a model config into its typed, frozen form. The argument is read, never written.
 
     Args:

@@ -189,7 +189,7 @@ class TransformerResamplingBlock(nn.Module):
         """Segments (B n, s, D) with ``count`` learned tokens at the end of each, as one sequence (B, n (s + count), D)."""
         tokens = self.new_tokens.to(segments.dtype).expand(len(segments), count, -1)
         if self.mask_noise > 0 and (self.training or self.mask_noise_in_eval):
-            tokens = tokens + torch.randn_like(tokens, memory_format=torch.contiguous_format) * self.mask_noise
+            tokens = tokens + torch.randn_like(tokens) * self.mask_noise
         return rearrange(torch.cat([segments, tokens], dim=1), "(b n) s d -> b (n s) d", b=batch)
 
     def _attend(self, x: Tensor, stride: int) -> Tensor:  # (B, n (s + 1), D) -> the same

@@ -18,10 +18,11 @@ from stable_audio_tools.families import TIMESTEPS, WRAPPERS
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.sampling.inpainting import random_inpaint_mask
 from stable_audio_tools.sampling.timesteps import TimestepSampler
-from stable_audio_tools.training.base import TrainingWrapper, unbatch
+from stable_audio_tools.training.base import TrainingWrapper, of_every_process, of_this_process, unbatch
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
+from stable_audio_tools.training.randomness import isolated_randomness
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -162,8 +163,9 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss at fixed times with noise fixed per batch, so that the number moves only when the model does."""
         reals, metadata = unbatch(batch)
-        conditioning = self.diffusion.conditioner(metadata, self.device) if self.diffusion.conditioner is not None else {}
-        latents = self.latents_of(reals)
+        with isolated_randomness(batch_idx):  # a VAE draws its latents
+            conditioning = self.diffusion.conditioner(metadata, self.device) if self.diffusion.conditioner is not None else {}
+            latents = self.latents_of(reals)
         if self.training_config.inpainting is not None:  # the second half is to be filled in
             is_kept = torch.arange(latents.shape[-1], device=latents.device) < latents.shape[-1] // 2
             conditioning = self._with_gaps(conditioning, latents, is_kept.to(latents.dtype).expand(latents.shape[0], 1, -1))
@@ -184,11 +186,15 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["timestep_sampler"] = self.timestep_sampler.state_dict()
+        checkpoint["timestep_sampler"] = of_every_process(self.timestep_sampler.state_dict())
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.timestep_sampler.load_state_dict(checkpoint.get("timestep_sampler", {}))
+        self.timestep_sampler.load_state_dict(of_this_process(checkpoint.get("timestep_sampler")) or {})
+
+    def renew_streams(self) -> None:
+        options = self.training_config.timestep_sampler_options
+        self.timestep_sampler = TIMESTEPS.build(self.training_config.timestep_sampler, options)
 
 
 @WRAPPERS.register("diffusion_cond")
