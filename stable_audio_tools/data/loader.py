@@ -93,9 +93,8 @@ class ResumableLoader(DataLoader[Any]):
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in _with_plain_errors(batches):
             self._delivered += 1
-            if (
-                self._batches_after(self._before + self._delivered * (self.batch_size or 1)) == 0
-            ):  # not after the loop: Lightning never asks for more than the last batch
+            items = self._before + self._delivered * (self.batch_size or 1)
+            if self._batches_after(items) == 0:  # here, not after the loop: Lightning never asks for more than the last batch
                 self._say_what_was_skipped()
             yield batch
 

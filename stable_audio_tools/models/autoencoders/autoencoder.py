@@ -262,11 +262,7 @@ def _split_kwargs(encoder: nn.Module | None, kwargs: dict[str, Any]) -> tuple[di
 
 
 def _per_item(function: Any, batch: Tensor, iterate: bool) -> Tensor:
-    """``function`` of the batch, or of one item after the other.
-
-    The result is contiguous: the order in which noise like it is drawn must not hang on how a convolution likes its memory.
-    """
-    return (torch.cat([function(item) for item in batch.split(1)]) if iterate else function(batch)).contiguous()
+    return torch.cat([function(item) for item in batch.split(1)]) if iterate else function(batch)
 
 
 @MODELS.register("autoencoder")
