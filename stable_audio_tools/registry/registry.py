@@ -9,6 +9,8 @@ A family of interchangeable parts (conditioners, encoders, samplers, ...) has on
 The schema of the part's config *is* the signature of its constructor (or of its ``from_config`` class method when JSON and constructor
 differ). It is read from the source text, not from the imported class, so that a config can be checked, listed and documented in
 milliseconds, without torch. Only `Registry.build` imports a part. A part outside this repository is named ``"my_package.module:Thing"``.
+It must say in its source that it is one: by the decorator, or by deriving from a class in the family's homes. So a config cannot call
+whatever is installed; building does import the module that it names (and the packages around it), though, which runs their top level.
 
 A registry is a dict with manners. It has no scopes, no global instance and no string interpolation.
 """
@@ -134,7 +136,9 @@ class Registry:
     def _find_foreign(self, name: str) -> Part:
         module, _, qualname = name.partition(":")
         try:
-            part = part_in_module(module, qualname)
+            part = part_in_module(module, qualname, symbol=self.symbol, homes=self.homes)
+        except TypeError as error:
+            raise ConfigError(f"{self.family} {name!r}: is no {self.family}: it {error}") from None
         except (ImportError, SyntaxError, OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{self.family} {name!r}: cannot read module {module!r} ({error}); is it installed, or on PYTHONPATH?"

@@ -75,7 +75,7 @@ def is_comment(key: str) -> bool:
 def without_comments(value: Any) -> Any:
     """A deep copy as plain JSON data (dicts and lists), without comment keys."""
     if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
+        items = cast("Mapping[Any, Any]", value).items()
         return {key: without_comments(item) for key, item in items if not (isinstance(key, str) and is_comment(key))}
     if isinstance(value, (list, tuple)):
         return [without_comments(item) for item in cast("Sequence[Any]", value)]
@@ -237,7 +237,8 @@ def keys_of(annotation: Any, location: Location) -> list[str]:
             return list(fields)
         return keys_of(fields[location[0]].annotation, location[1:]) if location[0] in fields else []
     inside = location[1:] if location and isinstance(location[0], int) and typing.get_origin(annotation) is not None else location
-    return next((keys for branch in typing.get_args(annotation) if (keys := keys_of(branch, inside))), [])
+    nothing: list[str] = []
+    return next((keys for branch in typing.get_args(annotation) if (keys := keys_of(branch, inside))), nothing)
 
 
 def _existing(location: tuple[int | str, ...], data: Any, *, missing_last: bool) -> Location:
