@@ -259,7 +259,7 @@ def _existing(location: tuple[int | str, ...], data: Any, *, missing_last: bool)
 
 def _plain(text: str) -> str:
     """Pydantic's message in words of JSON."""
-    text = text.removeprefix("value error, ")
+    text = text.removeprefix("value error, ").replace(" after validation,", ",")
     if "valid dictionary" in text or text.endswith(("instance of Mapping", "as a Mapping value")):
         return "input should be an object"
     if "valid list" in text or text.endswith(("instance of Sequence", "as a Sequence value")):

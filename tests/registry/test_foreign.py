@@ -194,7 +194,9 @@ def test_what_cannot_be_found_says_why(kit: Callable[[], list[str]], name: str, 
      "stable_audio_tools.checkpoint:read_checkpoint", "stable_audio_tools.sampling.samplers.euler:sample_euler"],
 )  # fmt: skip
 def test_what_does_not_say_that_it_is_a_part_is_never_imported_or_called(kit: Callable[[], list[str]], name: str) -> None:
-    refused = r"is no conditioner: it neither carries the decorator @CONDITIONERS\.register .* nor derives from a class of stable_audio_tools"
+    refused = (
+        r"is no conditioner: it neither carries the decorator @CONDITIONERS\.register .* nor derives from a class of stable_audio_tools"
+    )
     with pytest.raises(ConfigError, match=refused):
         CONDITIONERS.check(name, {})
     for run in (CONDITIONERS.load, CONDITIONERS.build, CONDITIONERS.schema):

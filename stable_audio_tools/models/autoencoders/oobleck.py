@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConv1dSame, WNConvTranspose1d
@@ -100,11 +101,11 @@ class OobleckEncoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
+        in_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
         use_snake: bool = False,
         antialias_activation: bool = False,
     ) -> None:
@@ -140,11 +141,11 @@ class OobleckDecoder(nn.Module):
 
     def __init__(
         self,
-        out_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
+        out_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
         use_snake: bool = False,
         antialias_activation: bool = False,
         use_nearest_upsample: bool = False,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
 from stable_audio_tools.models.conditioners.clap import EMBEDDING_WIDTH, MAX_TOKENS, TEXT_WIDTH, ClapSource, ClapText, load_clap_text
@@ -36,7 +37,7 @@ class CLAPTextConditioner(Conditioner):
 
     def __init__(
         self,
-        output_dim: int,
+        output_dim: PositiveInt,
         clap_ckpt_path: str,
         use_text_features: bool = False,
         feature_layer_ix: int = -1,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 from stable_audio_tools.models.conditioners.pretrained import Source, tokenize, tokenizer
@@ -35,9 +36,9 @@ class TokenizerLUTConditioner(Conditioner):
 
     def __init__(
         self,
-        output_dim: int,
+        output_dim: PositiveInt,
         tokenizer_name: str,
-        max_length: int = 1024,
+        max_length: PositiveInt = 1024,
         use_abs_pos_emb: bool = False,
         project_out: bool = False,
         special_tokens: Sequence[str] = (),

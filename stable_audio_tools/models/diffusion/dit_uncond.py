@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import UNCOND_BACKBONES
 from stable_audio_tools.models.diffusion.dit import DiffusionTransformer
@@ -26,10 +27,10 @@ class DiTUncondWrapper(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: PositiveInt,
         diffusion_objective: str = "v",
         *,
-        io_channels: int | None = None,
+        io_channels: PositiveInt | None = None,
         **dit: Annotated[Any, Options("DiffusionTransformer")],
     ) -> None:
         super().__init__()

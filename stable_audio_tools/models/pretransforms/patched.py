@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
@@ -23,7 +24,7 @@ class PatchedPretransform(Pretransform):
         patch_size: Samples per patch.
     """
 
-    def __init__(self, channels: int, patch_size: int) -> None:
+    def __init__(self, channels: PositiveInt, patch_size: PositiveInt) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         self.patch_size = patch_size
         self.downsampling_ratio = patch_size

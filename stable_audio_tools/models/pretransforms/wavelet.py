@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import AudioError, ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.base import Pretransform
@@ -139,7 +140,7 @@ class WaveletPretransform(Pretransform):
         wavelet: ``"bior2.2"``, ``"bior2.4"``, ``"bior2.6"``, ``"bior2.8"``, ``"bior4.4"`` or ``"bior6.8"``.
     """
 
-    def __init__(self, channels: int, levels: int, wavelet: str) -> None:
+    def __init__(self, channels: PositiveInt, levels: PositiveInt, wavelet: str) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         if channels < 1 or levels < 1:
             raise ConfigError(f"pretransform 'wavelet': channels and levels must be at least 1, got {channels} and {levels}")
