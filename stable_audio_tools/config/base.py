@@ -18,10 +18,11 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Window = Annotated[Sequence[Annotated[int, Field(ge=-1)]], Field(min_length=2, max_length=2)]  # steps before and after; -1 is no limit
 NUMBERS = {"PositiveInt": PositiveInt, "NonNegativeInt": NonNegativeInt, "PositiveFloat": PositiveFloat,
-           "NonNegativeFloat": NonNegativeFloat, "Probability": Probability, "Window": Window}  # fmt: skip
+           "NonNegativeFloat": NonNegativeFloat, "Probability": Probability, "BelowOne": BelowOne, "Window": Window}  # fmt: skip
 
 
 class Strict(BaseModel):

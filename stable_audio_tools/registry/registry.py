@@ -67,7 +67,8 @@ class Registry:
             name: What configs call it.
             renamed: Old key -> new key; the old one is still accepted, with a warning.
             ignored: Key -> reason; accepted and dropped with a warning, because published configs contain it.
-            **facts: Anything callers filter on. Literals, or constants of the module, since they are read from the source text.
+            **facts: Anything callers filter on; ``rules`` are those between its values (see `stable_audio_tools.registry.rules`).
+                Literals, or constants of the module, since they are read from the source text.
         """
 
         def add(thing: Registered) -> Registered:
@@ -158,6 +159,7 @@ class Registry:
                 parameters=[p.optional() if p.name in optional else p for p in part.parameters if p.name not in hidden],
                 renamed=part.renamed,
                 ignored=part.ignored,
+                rules=part.facts.get("rules", ()),
             )
         return self._schemas[name]
 

@@ -109,7 +109,10 @@ def _blocks(
     return nn.Sequential(*(_Block(*size, is_down, options) for size in sizes))
 
 
-@ENCODERS.register("local_attn", width_key="out_channels", channels_key="in_channels")
+RULES = (("lengths", "ratios", "embed_dims", "heads", "depths"),)
+
+
+@ENCODERS.register("local_attn", width_key="out_channels", channels_key="in_channels", rules=RULES)
 class TransformerEncoder1D(nn.Module):
     """Local transformers, each halving the rate or so: (B, in_channels, T) -> (B, out_channels, ceil(T / prod(ratios))).
 
@@ -144,7 +147,7 @@ class TransformerEncoder1D(nn.Module):
         return self.project_out(self.layers(self.project_in(x))).transpose(1, 2)
 
 
-@DECODERS.register("local_attn", width_key="in_channels", channels_key="out_channels", strides_as_applied=True)
+@DECODERS.register("local_attn", width_key="in_channels", channels_key="out_channels", strides_as_applied=True, rules=RULES)
 class TransformerDecoder1D(nn.Module):
     """The encoder's mirror image: (B, in_channels, L) -> (B, out_channels, L * prod(ratios)).
 

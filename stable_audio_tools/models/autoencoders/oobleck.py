@@ -85,7 +85,7 @@ class DecoderBlock(nn.Module):
         return self.layers(x)
 
 
-@ENCODERS.register("oobleck")
+@ENCODERS.register("oobleck", rules=(("covers", "c_mults", "strides"),))
 class OobleckEncoder(nn.Module):
     """Residual units and strided convolutions: (B, in_channels, T) -> (B, latent_dim, T / prod(strides)).
 
@@ -123,7 +123,7 @@ class OobleckEncoder(nn.Module):
         return self.layers(x)
 
 
-@DECODERS.register("oobleck")
+@DECODERS.register("oobleck", rules=(("covers", "c_mults", "strides"),))
 class OobleckDecoder(nn.Module):
     """The encoder's mirror image: (B, latent_dim, L) -> (B, out_channels, L * prod(strides)).
 

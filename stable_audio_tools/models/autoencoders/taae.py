@@ -96,7 +96,7 @@ class TAAEBlock(nn.Module):
         return x
 
 
-@ENCODERS.register("taae")
+@ENCODERS.register("taae", rules=(("covers", "c_mults", "strides", "transformer_depths"),))
 class TAAEEncoder(nn.Module):
     """Strided convolutions, each followed by transformer layers: (B, in_channels, T) -> (B, latent_dim, T / prod(strides)).
 
@@ -133,7 +133,7 @@ class TAAEEncoder(nn.Module):
         return self.layers(x)
 
 
-@DECODERS.register("taae")
+@DECODERS.register("taae", rules=(("covers", "c_mults", "strides", "transformer_depths"),))
 class TAAEDecoder(nn.Module):
     """The encoder's mirror image: (B, latent_dim, L) -> (B, out_channels, L * prod(strides)).
 

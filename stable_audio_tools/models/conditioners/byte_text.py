@@ -17,7 +17,7 @@ from stable_audio_tools.models.layers.parameters import dtype_of
 PAD = 256  # the first number that is not a byte
 
 
-@CONDITIONERS.register("byte_text")
+@CONDITIONERS.register("byte_text", reads="text", steps="many", rules=(("multiple", "embed_dim", "num_heads"),))
 class ByteTextConditioner(Conditioner):
     """A small transformer over UTF-8 bytes: (B, max_length, D), zeros where there is no text. For cross-attention or prepending.
 

@@ -16,7 +16,7 @@ from stable_audio_tools.models.conditioners.clap import EMBEDDING_WIDTH, MAX_TOK
 from stable_audio_tools.models.conditioners.pretrained import frozen, tokenize, tokenizer
 
 
-@CONDITIONERS.register("clap_text")
+@CONDITIONERS.register("clap_text", reads="text")
 class CLAPTextConditioner(Conditioner):
     """Encodes text with CLAP: its embedding (B, 1, D), or the hidden states of one layer (B, 77, D).
 

@@ -14,7 +14,7 @@ from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
 
 
-@CONDITIONERS.register("list")
+@CONDITIONERS.register("list", reads="text", steps=1)
 class ListConditioner(Conditioner):
     """Looks up one vector per option, and one for everything that is none of them. For cross-attention, global or prepended conditioning.
 

@@ -20,7 +20,7 @@ from stable_audio_tools.models.layers.parameters import dtype_of
 KNOWN_VOCABULARIES = {"google/byt5-small": 384, "google/byt5-base": 384, "google/byt5-large": 384, "google/byt5-xl": 384}
 
 
-@CONDITIONERS.register("lut")
+@CONDITIONERS.register("lut", reads="text", steps="many")
 class TokenizerLUTConditioner(Conditioner):
     """Looks up one learned vector per token: (B, max_length, D), zeros where there is no text. For cross-attention or prepending.
 

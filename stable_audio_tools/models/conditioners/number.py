@@ -15,7 +15,7 @@ from stable_audio_tools.models.layers.embeddings import NumberEmbedder
 from stable_audio_tools.models.layers.parameters import dtype_of
 
 
-@CONDITIONERS.register("number")
+@CONDITIONERS.register("number", reads="number", steps=1, rules=(("less", "min_val", "max_val"),))
 class NumberConditioner(Conditioner):
     """Embeds one number per item with sines. For cross-attention, global or prepended conditioning.
 

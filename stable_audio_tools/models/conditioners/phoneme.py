@@ -26,7 +26,7 @@ PADDING, OTHER, FIRST = 0, 1, 2  # row 1 is for spaces, punctuation and everythi
 ROWS = {phoneme: FIRST + index for index, phoneme in enumerate(PHONEMES)}
 
 
-@CONDITIONERS.register("phoneme")
+@CONDITIONERS.register("phoneme", reads="text", steps="many")
 class PhonemeConditioner(Conditioner):
     """Looks up one vector per phoneme: (B, S, D) with S the longest item of the batch. For cross-attention or prepending.
 

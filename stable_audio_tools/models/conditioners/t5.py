@@ -26,7 +26,7 @@ KNOWN_WIDTHS = {
 }  # fmt: skip
 
 
-@CONDITIONERS.register("t5")
+@CONDITIONERS.register("t5", reads="text", steps="many")
 class T5Conditioner(TextEncoderConditioner):
     """Encodes text with a T5 encoder: (B, max_length, D), zeros where there is no text. For cross-attention or prepending.
 

@@ -18,7 +18,7 @@ from stable_audio_tools.models.layers.parameters import is_without_weights
 WIDTH = 768  # of google/t5gemma-b-b-ul2, which every published model uses
 
 
-@CONDITIONERS.register("t5gemma")
+@CONDITIONERS.register("t5gemma", reads="text", steps="many")
 class T5GemmaConditioner(TextEncoderConditioner):
     """Encodes text with the encoder of a T5Gemma: (B, max_length, D). For cross-attention or prepending.
 

@@ -318,7 +318,14 @@ def _local_cond(inputs: ConditioningInputs, length: int) -> LocalCond | None:
     return LocalCond(to_steps(inputs.local_add) if inputs.local_add is not None else None, modular)
 
 
-@BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim")
+RULES = (
+    ("multiple", "embed_dim", "num_heads"),
+    ("needs", "timestep_cond_type", "input_concat", "timestep_embed_dim"),
+    ("odd", "ff_kwargs.conv_kernel_size", "ff_kwargs.use_conv"),
+)
+
+
+@BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim", rules=RULES)
 class DiTWrapper(nn.Module):
     """Diffusion transformer, with cross-attention, global, prepended and concatenated conditions.
 

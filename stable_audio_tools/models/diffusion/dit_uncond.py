@@ -13,8 +13,14 @@ from stable_audio_tools.models.diffusion.dit import DiffusionTransformer
 from stable_audio_tools.models.layers.parameters import halve_parameters
 from stable_audio_tools.registry import Options
 
+RULES = (
+    ("multiple", "embed_dim", "num_heads"),
+    ("needs", "timestep_cond_type", "input_concat", "timestep_embed_dim"),
+    ("odd", "ff_kwargs.conv_kernel_size", "ff_kwargs.use_conv"),
+)
 
-@UNCOND_BACKBONES.register("dit", channels_key="in_channels", multiple_keys=("patch_size",))
+
+@UNCOND_BACKBONES.register("dit", channels_key="in_channels", multiple_keys=("patch_size",), rules=RULES)
 class DiTUncondWrapper(nn.Module):
     """A `DiffusionTransformer` without conditions.
 

@@ -15,7 +15,9 @@ from stable_audio_tools.models.layers.transformer import ContinuousTransformer
 from stable_audio_tools.registry import Options
 
 
-@LM_BACKBONES.register("continuous_transformer")
+@LM_BACKBONES.register(
+    "continuous_transformer", rules=(("multiple", "embed_dim", "dim_heads"), ("odd", "ff_kwargs.conv_kernel_size", "ff_kwargs.use_conv"))
+)
 class ContinuousTransformerAudioLMBackbone(nn.Module):
     """A causal `ContinuousTransformer`. Conditions are attended to, or put before the sequence.
 

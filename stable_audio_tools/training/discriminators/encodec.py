@@ -110,7 +110,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         return [score for score, _ in results], [features for _, features in results]
 
 
-@DISCRIMINATORS.register("encodec")
+@DISCRIMINATORS.register("encodec", rules=(("lengths", "n_ffts", "hop_lengths", "win_lengths"), ("at_most", "win_lengths", "n_ffts")))
 class EncodecDiscriminator(Discriminator):
     """Several STFT resolutions, hinge loss, feature matching; everything averaged over resolutions.
 

@@ -102,7 +102,7 @@ class STFTLoss(nn.Module):
         return torch.log(self.log_fac * magnitude + self.log_eps)
 
 
-@LOSSES.register("mrstft")
+@LOSSES.register("mrstft", rules=(("lengths", "fft_sizes", "hop_sizes", "win_lengths"), ("at_most", "win_lengths", "fft_sizes")))
 class MultiResolutionSTFTLoss(nn.Module):
     """Distance of spectra, averaged over several resolutions.
 
