@@ -77,6 +77,10 @@ class TimeLoss(Strict):
     weights: TimeWeights
     decay: float = 1.0
 
+    def conflicts(self) -> Iterator[Mistake]:
+        if self.config:
+            yield Mistake(("config",), "warning: has no effect", "warning")
+
 
 class DiscriminatorWeights(Strict):
     """Weights of the adversarial game."""
@@ -152,6 +156,10 @@ class AutoencoderTraining(Strict):
         adversary = self.loss_configs is None or self.loss_configs.discriminator is not None
         if self.optimizer_configs is not None and adversary and self.optimizer_configs.discriminator is None:
             yield Mistake(("optimizer_configs",), "needs a 'discriminator' optimizer, since there is a discriminator", "missing")
+        if self.optimizer_configs is not None and self.optimizer_configs.discriminator is not None and not adversary:
+            yield Mistake(("optimizer_configs", "discriminator"), "warning: has no effect: there is no discriminator", "warning")
+        if self.warmup_steps and not adversary and not self.encoder_freeze_on_warmup:
+            yield Mistake(("warmup_steps",), "warning: has no effect: there is no discriminator to wait for", "warning")
 
 
 # ---- conditional diffusion --------------------------------------------------------------------------------------------------------
@@ -170,6 +178,8 @@ class DiffusionCondDemo(Strict):
     def conflicts(self) -> Iterator[Mistake]:
         if not self.demo_cond_from_batch and len(self.demo_cond) != self.num_demos:
             yield Mistake(("num_demos",), f"is {self.num_demos}, but demo_cond has {len(self.demo_cond)} entries", "conflict")
+        if not self.demo_cfg_scales:
+            yield Mistake(("demo_cfg_scales",), "warning: is empty: there will be no demos", "warning")
 
 
 class DiffusionOptimizers(Strict):

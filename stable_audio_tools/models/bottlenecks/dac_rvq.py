@@ -142,7 +142,7 @@ class ResidualVectorQuantize(nn.Module):
         return torch.stack(parts).sum(dim=0), torch.cat(vectors, dim=1), codes
 
 
-@BOTTLENECKS.register("dac_rvq", width_key="input_dim")
+@BOTTLENECKS.register("dac_rvq", losses=("codebook", "commitment"), width_key="input_dim")
 class DACRVQBottleneck(DiscreteBottleneck):
     """Residual vector quantization of the Descript Audio Codec. Tokens: ``codes``, (B, K, L).
 
@@ -212,7 +212,7 @@ class DACRVQBottleneck(DiscreteBottleneck):
         return self.quantizer.from_codes(tokens)[0]
 
 
-@BOTTLENECKS.register("dac_rvq_vae", encoder_width=2, width_key="input_dim")
+@BOTTLENECKS.register("dac_rvq_vae", losses=("kl", "codebook", "commitment"), encoder_width=2, width_key="input_dim")
 class DACRVQVAEBottleneck(DACRVQBottleneck):
     """A Gaussian sample as of ``vae``, then residual vector quantization as of ``dac_rvq``.
 

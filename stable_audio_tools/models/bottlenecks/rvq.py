@@ -254,7 +254,7 @@ class ResidualVQ(nn.Module):
         return self.project_out(total)
 
 
-@BOTTLENECKS.register("rvq", width_key="dim", ignored=IGNORED)
+@BOTTLENECKS.register("rvq", losses=("quantizer",), width_key="dim", ignored=IGNORED)
 class RVQBottleneck(DiscreteBottleneck):
     """Residual vector quantization. Tokens: ``quantizer_indices``, (B, L, K)."""
 
@@ -311,7 +311,7 @@ class RVQBottleneck(DiscreteBottleneck):
         return self.quantizer.from_indices(tokens).transpose(1, 2)  # (B, D, L)
 
 
-@BOTTLENECKS.register("rvq_vae", encoder_width=2, width_key="dim", ignored=IGNORED)
+@BOTTLENECKS.register("rvq_vae", losses=("kl", "quantizer"), encoder_width=2, width_key="dim", ignored=IGNORED)
 class RVQVAEBottleneck(RVQBottleneck):
     """A Gaussian sample as of ``vae``, then residual vector quantization as of ``rvq``."""
 

@@ -22,7 +22,7 @@ def _divergence(x: Tensor, dim: int) -> Tensor:
     return (mean.square() + variance - variance.log() - 1).mean()
 
 
-@BOTTLENECKS.register("softnorm", width_key="dim")
+@BOTTLENECKS.register("softnorm", losses=("softnorm",), width_key="dim")
 class SoftNormBottleneck(Bottleneck):
     """Latents that are normal on average: a gain and bias per channel, and a loss (``softnorm_loss``, in training only) on mean and spread.
 

@@ -40,7 +40,7 @@ def maximum_mean_discrepancy(latents: Tensor) -> Tensor:
         return mean_kernel(rows, rows) + mean_kernel(noise, noise) - 2 * mean_kernel(rows, noise)
 
 
-@BOTTLENECKS.register("wasserstein")
+@BOTTLENECKS.register("wasserstein", losses=("mmd",))
 class WassersteinBottleneck(Bottleneck):
     """Latents as they are, with a loss (``mmd``, in training only) on their distribution.
 

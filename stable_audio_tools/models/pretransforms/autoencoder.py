@@ -14,7 +14,9 @@ from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
-@PRETRANSFORMS.register("autoencoder", trunk="AutoencoderModel", ratio_key="downsampling_ratio", width_key="latent_dim")
+@PRETRANSFORMS.register(
+    "autoencoder", trunk="AutoencoderModel", ratio_key="downsampling_ratio", width_key="latent_dim", audio_key="io_channels"
+)
 class AutoencoderPretransform(Pretransform):
     """Latents of an autoencoder, divided by ``scale``.
 

@@ -21,7 +21,7 @@ from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
-@PRETRANSFORMS.register("mel", ratio_key=("hop_length", "frames_per_latent"), width_key="latent_dim")
+@PRETRANSFORMS.register("mel", ratio_key=("hop_length", "frames_per_latent"), width_key="latent_dim", audio_key="channels")
 class MelPretransform(Pretransform):
     """Principal components of mel spectrograms: (B, channels, T) to (B, latent_dim, T / (hop_length * frames_per_latent)) and roughly back.
 

@@ -95,7 +95,7 @@ class PQMF(nn.Module):
         return bands * sign
 
 
-@PRETRANSFORMS.register("pqmf", ratio_key="num_bands", width_key=("channels", "num_bands"))
+@PRETRANSFORMS.register("pqmf", ratio_key="num_bands", audio_key="channels", width_key=("channels", "num_bands"))
 class PQMFPretransform(Pretransform):
     """(B, channels, T) to (B, channels * num_bands, T / num_bands) and almost perfectly back; T is padded with zeros to whole frames.
 

@@ -128,7 +128,7 @@ class WaveletSynthesis(nn.Module):
         return z
 
 
-@PRETRANSFORMS.register("wavelet", width_key="channels", octaves_key="levels")
+@PRETRANSFORMS.register("wavelet", audio_key="channels", width_key="channels", octaves_key="levels")
 class WaveletPretransform(Pretransform):
     """(B, channels, T) to (B, channels * 2^levels, T / 2^levels) and exactly back; T is padded with zeros to a multiple of 2^levels.
 
