@@ -391,11 +391,12 @@ def demo_conflicts(conditioning: ConditioningModel | None, demo_cond: Sequence[M
 
 
 def _is_readable(value: Any, reads: str) -> bool:
-    value = cast("list[Any]", value)[0] if isinstance(value, list) and len(cast("list[Any]", value)) == 1 else value
+    items = cast("list[Any]", value) if isinstance(value, list) else [cast("Any", value)]
+    given = items[0] if len(items) == 1 else items
     if reads == "text":
-        return isinstance(value, str)
+        return isinstance(given, str)
     with suppress(TypeError, ValueError):
-        return not isinstance(value, bool) and not math.isnan(float(value))
+        return not isinstance(given, bool) and not math.isnan(float(given))
     return False
 
 
@@ -562,7 +563,8 @@ class AutoencoderConfig(ModelConfig):
         if losses is None:
             return
         sizes: Any = losses.spectral.config.get("fft_sizes", ())
-        largest = max((size for size in sizes if type(size) is int), default=0) if isinstance(sizes, (list, tuple)) else 0
+        numbers = cast("list[Any]", sizes) if isinstance(sizes, (list, tuple)) else []
+        largest = max((size for size in numbers if type(size) is int), default=0)
         if self.sample_size and self.sample_size <= largest // 2:
             text = f"is {self.sample_size}, but the spectral loss needs more than half of its largest fft_sizes, {largest}"
             yield Mistake(("sample_size",), text, "conflict")

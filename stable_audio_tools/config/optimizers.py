@@ -19,6 +19,7 @@ Pair = Annotated[Sequence[PositiveFloat], Field(min_length=2, max_length=2)]
 Betas = Annotated[Sequence[BelowOne], Field(min_length=2, max_length=2)]
 Rates = NonNegativeFloat | Sequence[NonNegativeFloat]  # one for all parameter groups, or one for each
 
+_SOME: Any = PositiveInt
 _LOOP = {"foreach": bool | None, "maximize": bool, "differentiable": bool}
 _GRAPH = {**_LOOP, "capturable": bool}
 _BASE = {"lr": NonNegativeFloat, "weight_decay": NonNegativeFloat}
@@ -54,7 +55,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "CosineAnnealingLR": {"T_max": PositiveInt, "eta_min": NonNegativeFloat},
     "CosineAnnealingWarmRestarts": {"T_0": PositiveInt, "T_mult": PositiveInt, "eta_min": NonNegativeFloat},
     "CyclicLR": {
-        "base_lr": Rates, "max_lr": Rates, "step_size_up": PositiveInt, "step_size_down": PositiveInt | None,
+        "base_lr": Rates, "max_lr": Rates, "step_size_up": PositiveInt, "step_size_down": _SOME | None,
         "mode": Literal["triangular", "triangular2", "exp_range"], "gamma": float, "scale_mode": Literal["cycle", "iterations"],
         "cycle_momentum": bool, "base_momentum": Rates, "max_momentum": Rates,
     },
@@ -62,7 +63,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "LinearLR": {"start_factor": Annotated[float, Field(gt=0, le=1)], "end_factor": Probability, "total_iters": PositiveInt},
     "MultiStepLR": {"milestones": Sequence[NonNegativeInt], "gamma": float},
     "OneCycleLR": {
-        "max_lr": Rates, "total_steps": PositiveInt | None, "epochs": PositiveInt | None, "steps_per_epoch": PositiveInt | None,
+        "max_lr": Rates, "total_steps": _SOME | None, "epochs": _SOME | None, "steps_per_epoch": _SOME | None,
         "pct_start": Probability, "anneal_strategy": Literal["cos", "linear"], "cycle_momentum": bool, "base_momentum": Rates,
         "max_momentum": Rates, "div_factor": PositiveFloat, "final_div_factor": PositiveFloat, "three_phase": bool,
     },

@@ -55,8 +55,7 @@ def _covers(keys: list[str], values: list[Any]) -> Iterator[Broken]:
 
 
 def _at_most(keys: list[str], values: list[Any]) -> Iterator[Broken]:
-    pairs = zip(values[0], values[1], strict=False) if isinstance(values[0], (list, tuple)) else [(values[0], values[1])]
-    for small, large in pairs:
+    for small, large in zip(values[0], values[1], strict=False):
         if small > large:
             yield keys[0], f"{small} is more than {large}, which {keys[1]} has in its place"
 
