@@ -391,8 +391,8 @@ def demo_conflicts(conditioning: ConditioningModel | None, demo_cond: Sequence[M
 
 
 def _is_readable(value: Any, reads: str) -> bool:
-    items = cast("list[Any]", value) if isinstance(value, list) else [cast("Any", value)]
-    given = items[0] if len(items) == 1 else items
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    given: Any = items[0] if len(items) == 1 else items
     if reads == "text":
         return isinstance(given, str)
     with suppress(TypeError, ValueError):
