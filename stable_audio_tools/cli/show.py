@@ -110,7 +110,16 @@ def _print(parameter: Any, *, indent: int) -> None:
 
 def type_name(annotation: Any) -> str:
     """A type as people write it."""
+    from stable_audio_tools.config.base import NUMBERS
+
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(type_name(choice) for choice in get_args(annotation))
     text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    for long, short in (("typing.", ""), ("collections.abc.", ""), ("NoneType", "None")):
+    for long, short in (
+        *((str(number), name) for name, number in NUMBERS.items()),
+        ("typing.", ""),
+        ("collections.abc.", ""),
+        ("NoneType", "None"),
+    ):
         text = text.replace(long, short)
     return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
@@ -13,9 +13,16 @@ from stable_audio_tools.families import ALL
 from stable_audio_tools.registry import Mistake, Registry, Schema
 from stable_audio_tools.registry.schema import Location
 
+# Numbers of trunk objects and of parts' signatures. A size of zero would crash torch, or silently build nothing.
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Window = Annotated[Sequence[Annotated[int, Field(ge=-1)]], Field(min_length=2, max_length=2)]  # steps before and after; -1 is no limit
+NUMBERS = {"PositiveInt": PositiveInt, "NonNegativeInt": NonNegativeInt, "PositiveFloat": PositiveFloat,
+           "NonNegativeFloat": NonNegativeFloat, "Probability": Probability, "BelowOne": BelowOne, "Window": Window}  # fmt: skip
 
 
 class Strict(BaseModel):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Literal, cast
 
-from stable_audio_tools.config.base import Component, PositiveInt, Strict, part_mistakes
+from stable_audio_tools.config.base import Component, PositiveFloat, PositiveInt, Strict, part_mistakes
 from stable_audio_tools.config.training import (
     AutoencoderTraining,
     DiffusionAutoencoderTraining,
@@ -16,7 +17,8 @@ from stable_audio_tools.config.training import (
     LMTraining,
 )
 from stable_audio_tools.families import OBJECTIVES, PATTERNS, SHIFTS
-from stable_audio_tools.registry import Mistake
+from stable_audio_tools.registry import Mistake, closest
+from stable_audio_tools.registry.schema import Location
 
 INJECTED_IDS = ("inpaint_mask", "inpaint_masked_input")  # conditions that training and inference add, not a conditioner
 
@@ -48,7 +50,7 @@ class PretransformBlock(Component):
 
     family: ClassVar[str] = "PRETRANSFORMS"
     enable_grad: bool = False
-    scale: float = 1.0
+    scale: PositiveFloat = 1.0
     model_half: bool = False
     iterate_batch: bool = False
     chunked: bool = False
@@ -60,6 +62,15 @@ class PretransformBlock(Component):
     def width(self) -> int | None:
         """Channels of its output, if they can be told from the config."""
         return self._product(self.fact("width_key"))
+
+    def audio_channels(self) -> int | None:
+        """Channels of the audio that it takes and gives, if they can be told and are the same."""
+        if self.fact("trunk"):
+            is_same = self.config.get("in_channels") is None and self.config.get("out_channels") is None
+            channels = self.config.get(self.fact("audio_key")) if is_same else None
+        else:
+            channels = self.value(self.fact("audio_key") or "")
+        return channels if type(channels) is int else None
 
     def width_source(self) -> str:
         """The keys that `width` follows from, for messages."""
@@ -288,6 +299,27 @@ class DiffusionCondModel(Strict):
         yield from self._id_conflicts()
         yield from self._cond_width_conflicts()
         yield from self._channel_conflicts()
+        yield from self._concat_conflicts()
+        for index, name in enumerate(self.diffusion.global_cond_ids):
+            block = next((block for block in (self.conditioning.configs if self.conditioning else ()) if block.id == name), None)
+            if block is not None and block.fact("steps") == "many" and block.value("max_length") != 1:
+                text = f"{name!r} is a sequence (a {block.type!r} conditioner), but a global condition is one vector"
+                yield Mistake(("diffusion", "global_cond_ids", index), text, "conflict")
+
+    def _concat_conflicts(self) -> Iterator[Mistake]:
+        ids, channels = self.diffusion.input_concat_ids, self.diffusion.value("input_concat_dim")
+        if any(name not in [*INJECTED_IDS, *(self.conditioning.ids() if self.conditioning else [])] for name in ids):
+            return  # reported elsewhere
+        if channels is not None and bool(ids) != bool(channels):
+            is_set = "input_concat_dim" in self.diffusion.config
+            text = f"{', '.join(ids)} are concatenated (input_concat_ids)" if ids else "input_concat_ids is empty"
+            text = f"is {channels}, but {text}" if is_set else f"needs config.input_concat_dim, which is {channels}"
+            yield Mistake(("diffusion", "config", "input_concat_dim") if is_set else ("diffusion", "input_concat_ids"), text, "conflict")
+            return
+        steps = [block.fact("steps") for block in (self.conditioning.configs if self.conditioning else ()) if block.id in ids]
+        if ids and channels and len(steps) == len(ids) and all(type(step) is int for step in steps) and sum(steps) != channels:
+            text = f"is {channels}, but {', '.join(ids)} have {sum(steps)} channels to concatenate (one for each step of an embedding)"
+            yield Mistake(("diffusion", "config", "input_concat_dim"), text, "conflict")
 
     def _id_conflicts(self) -> Iterator[Mistake]:
         yield from unknown_ids(self.conditioning, "diffusion", self.diffusion.ids())
@@ -330,6 +362,42 @@ def _denoised_conflicts(pretransform: PretransformBlock | None, diffusion: Compo
     key, channels = _first_value(diffusion, "io_channels", "in_channels") or ("", None)
     if channels is not None and channels != io_channels:
         yield Mistake(("diffusion", "config", key), f"is {channels}, but model.io_channels is {io_channels}", "conflict")
+
+
+def _audio_of(pretransform: PretransformBlock | None, io_channels: int | None) -> tuple[int | None, str]:
+    """Audio channels of a model, and where they stand."""
+    if pretransform is None:
+        return io_channels, "model.io_channels, without a pretransform"
+    return pretransform.audio_channels(), f"model.pretransform.config.{pretransform.fact('audio_key')}"
+
+
+def demo_conflicts(conditioning: ConditioningModel | None, demo_cond: Sequence[Mapping[str, Any]]) -> Iterator[Mistake]:
+    """Conditions that demos lack, or that a conditioner cannot read: every demo would fail."""
+    blocks = [block for block in (conditioning.configs if conditioning else ()) if block.id and "." not in block.id]
+    ids, keys = [block.id for block in blocks], conditioning.default_keys if conditioning else {}
+    for index, item in enumerate(demo_cond):
+        where: Location = ("training", "demo", "demo_cond", index)
+        lacks = [name for name in ids if name not in item and keys.get(name, name) not in item]
+        if lacks:
+            guesses = [guess for name in lacks if (guess := closest(name, [key for key in item if key not in ids]))]
+            hint = f"is {guesses[0]!r} a typing error?" if guesses else f"it has: {', '.join(item) or 'nothing'}"
+            yield Mistake(where, f"has no {', '.join(map(repr, lacks))}, which the model is conditioned on; {hint}", "conflict")
+        for block in blocks:
+            key = block.id if block.id in item else keys.get(block.id, block.id)
+            reads = block.fact("reads")
+            if key in item and reads and not _is_readable(item[key], reads):
+                text = f"a {block.type!r} conditioner reads {'numbers' if reads == 'number' else 'text'}, got {item[key]!r:.60}"
+                yield Mistake((*where, key), text, "conflict")
+
+
+def _is_readable(value: Any, reads: str) -> bool:
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    given: Any = items[0] if len(items) == 1 else items
+    if reads == "text":
+        return isinstance(given, str)
+    with suppress(TypeError, ValueError):
+        return not isinstance(given, bool) and not math.isnan(float(given))
+    return False
 
 
 def _ratio_of(pretransform: PretransformBlock | None) -> int | None:
@@ -437,15 +505,41 @@ class ModelConfig(Strict):
         """Audio lengths that the model takes are multiples of this, in samples, if it can be told."""
         return None
 
+    def audio_source(self) -> tuple[int | None, str]:
+        """Channels of the audio that the model works on, if they can be told, and the key that says so."""
+        return None, ""
+
     def conflicts(self) -> Iterator[Mistake]:
+        yield from self._size_conflicts()
+        channels, source = self.audio_source()
+        is_given = "audio_channels" in self.model_fields_set
+        if channels is not None and channels != self.audio_channels and (is_given or self.training is not None):
+            given = f"is {self.audio_channels}" if is_given else f"is not given, so {self.audio_channels}"
+            text = f"{given}, but the model works on audio of {channels} channels ({source})"
+            yield self._in_training(("audio_channels",), text)
+
+    def is_length_fixed(self) -> bool:
+        """Whether audio of a length between two steps stops training, instead of being cut or padded."""
+        return False
+
+    def _size_conflicts(self) -> Iterator[Mistake]:
         multiple = self.input_multiple()
-        if multiple and self.sample_size and self.sample_size % multiple:
-            rounded = max(1, round(self.sample_size / multiple)) * multiple
-            yield Mistake(
-                ("sample_size",),
-                f"warning: {self.sample_size} is not a multiple of {multiple} samples, the model's step; {rounded} is",
-                "warning",
-            )
+        if not multiple or not self.sample_size or not self.sample_size % multiple:
+            return
+        if self.sample_size < multiple:
+            text = f"is {self.sample_size} samples, which is less than one step of the model, {multiple}"
+            yield self._in_training(("sample_size",), text)
+            return
+        rounded = round(self.sample_size / multiple) * multiple
+        text = f"{self.sample_size} is not a multiple of {multiple} samples, the model's step; {rounded} is"
+        if self.is_length_fixed():
+            yield self._in_training(("sample_size",), text)
+        else:
+            yield Mistake(("sample_size",), f"warning: {text}", "warning")
+
+    def _in_training(self, location: Location, text: str) -> Mistake:
+        """What only training trips over: a mistake in a config that has ``training``; others may still generate."""
+        return Mistake(location, f"warning: {text}", "warning") if self.training is None else Mistake(location, text, "conflict")
 
 
 class AutoencoderConfig(ModelConfig):
@@ -458,6 +552,31 @@ class AutoencoderConfig(ModelConfig):
     def input_multiple(self) -> int | None:
         return self.model.downsampling_ratio
 
+    def audio_source(self) -> tuple[int | None, str]:
+        model = self.model
+        is_same = model.in_channels is None and model.out_channels is None
+        return (model.io_channels if is_same else None), "model.io_channels"
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
+        losses = self.training.loss_configs if self.training else None
+        if losses is None:
+            return
+        sizes: Any = losses.spectral.config.get("fft_sizes", ())
+        numbers = cast("list[Any]", sizes) if isinstance(sizes, (list, tuple)) else []
+        largest = max((size for size in numbers if type(size) is int), default=0)
+        if self.sample_size and self.sample_size <= largest // 2:
+            text = f"is {self.sample_size}, but the spectral loss needs more than half of its largest fft_sizes, {largest}"
+            yield Mistake(("sample_size",), text, "conflict")
+        bottleneck = self.model.bottleneck
+        if losses.bottleneck is not None and (bottleneck is None or bottleneck.is_registered):
+            known = (bottleneck.fact("losses") if bottleneck else None) or ()
+            for name in losses.bottleneck.weights.model_fields_set:
+                if name not in known:
+                    whose = f"bottleneck {bottleneck.type!r}" if bottleneck else "the model, without a bottleneck,"
+                    text = f"warning: has no effect: {whose} has {'no such loss; it has: ' + ', '.join(known) if known else 'no loss'}"
+                    yield Mistake(("training", "loss_configs", "bottleneck", "weights", name), text, "warning")
+
 
 class DiffusionCondConfig(ModelConfig):
     """A conditional diffusion model."""
@@ -468,6 +587,20 @@ class DiffusionCondConfig(ModelConfig):
 
     def input_multiple(self) -> int | None:
         return self.model.input_multiple()
+
+    def audio_source(self) -> tuple[int | None, str]:
+        is_latent = self.training is not None and self.training.pre_encoded
+        return _audio_of(self.model.pretransform, None if is_latent else self.model.io_channels)
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
+        demo = self.training.demo if self.training else None
+        if demo is not None and not demo.demo_cond_from_batch:
+            yield from demo_conflicts(self.model.conditioning, demo.demo_cond)
+
+    def is_length_fixed(self) -> bool:
+        ratio = _ratio_of(self.model.pretransform)
+        return self.model.diffusion.fact("multiple_keys") == ("patch_size",) and bool(ratio) and (self.sample_size or 0) % (ratio or 1) == 0
 
 
 # ---- language models --------------------------------------------------------------------------------------------------------------
@@ -511,6 +644,14 @@ class LMConfig(ModelConfig):
 
     def input_multiple(self) -> int | None:
         return self.model.pretransform.ratio()
+
+    def audio_source(self) -> tuple[int | None, str]:
+        return _audio_of(self.model.pretransform, None)
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
+        demo = self.training.demo if self.training else None
+        yield from demo_conflicts(self.model.conditioning, (demo and demo.demo_cond) or [])
 
 
 class MusicgenModel(Strict):
@@ -571,6 +712,10 @@ class DiffusionUncondConfig(ModelConfig):
     def input_multiple(self) -> int | None:
         return self.model.input_multiple()
 
+    def audio_source(self) -> tuple[int | None, str]:
+        is_latent = self.training is not None and self.training.pre_encoded
+        return _audio_of(self.model.pretransform, None if is_latent else self.model.io_channels)
+
 
 class DiffusionAutoencoderConfig(ModelConfig):
     """An autoencoder that decodes by diffusion."""
@@ -581,6 +726,9 @@ class DiffusionAutoencoderConfig(ModelConfig):
 
     def input_multiple(self) -> int | None:
         return self.model.input_multiple()
+
+    def audio_source(self) -> tuple[int | None, str]:
+        return _audio_of(self.model.pretransform, self.model.io_channels)
 
 
 MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from stable_audio_tools.config.base import Component, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.base import Component, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.optimizers import OPTIMIZERS, SCHEDULES, torch_mistakes
 from stable_audio_tools.families import LOSSES, SCHEDULERS, TIMESTEPS
 from stable_audio_tools.registry import Mistake
 
@@ -16,6 +17,9 @@ class OptimizerBlock(Strict):
     type: str
     config: dict[str, Any] = {}
 
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from torch_mistakes("optimizer", self.type, self.config, OPTIMIZERS)
+
 
 class SchedulerBlock(Strict):
     """``InverseLR``, or a scheduler of ``torch.optim.lr_scheduler`` by class name; stepped once per optimizer step."""
@@ -24,8 +28,10 @@ class SchedulerBlock(Strict):
     config: dict[str, Any] = {}
 
     def conflicts(self) -> Iterator[Mistake]:
-        if self.type in SCHEDULERS:  # torch's own are checked when training starts
+        if self.type in SCHEDULERS:
             yield from part_mistakes(SCHEDULERS, self.type, ("type",), self.config, ("config",))
+        else:
+            yield from torch_mistakes("scheduler", self.type, self.config, SCHEDULES, SCHEDULERS.names())
 
 
 class OptimizerConfig(Strict):
@@ -70,6 +76,10 @@ class TimeLoss(Strict):
     config: dict[str, Any] = {}
     weights: TimeWeights
     decay: float = 1.0
+
+    def conflicts(self) -> Iterator[Mistake]:
+        if self.config:
+            yield Mistake(("config",), "warning: has no effect", "warning")
 
 
 class DiscriminatorWeights(Strict):
@@ -130,7 +140,7 @@ class AutoencoderOptimizers(Strict):
 class AutoencoderTraining(Strict):
     """``training`` of an autoencoder."""
 
-    learning_rate: float | None = None
+    learning_rate: NonNegativeFloat | None = None
     warmup_steps: NonNegativeInt = 0
     encoder_freeze_on_warmup: bool = False
     use_ema: bool = False
@@ -146,6 +156,10 @@ class AutoencoderTraining(Strict):
         adversary = self.loss_configs is None or self.loss_configs.discriminator is not None
         if self.optimizer_configs is not None and adversary and self.optimizer_configs.discriminator is None:
             yield Mistake(("optimizer_configs",), "needs a 'discriminator' optimizer, since there is a discriminator", "missing")
+        if self.optimizer_configs is not None and self.optimizer_configs.discriminator is not None and not adversary:
+            yield Mistake(("optimizer_configs", "discriminator"), "warning: has no effect: there is no discriminator", "warning")
+        if self.warmup_steps and not adversary and not self.encoder_freeze_on_warmup:
+            yield Mistake(("warmup_steps",), "warning: has no effect: there is no discriminator to wait for", "warning")
 
 
 # ---- conditional diffusion --------------------------------------------------------------------------------------------------------
@@ -164,6 +178,8 @@ class DiffusionCondDemo(Strict):
     def conflicts(self) -> Iterator[Mistake]:
         if not self.demo_cond_from_batch and len(self.demo_cond) != self.num_demos:
             yield Mistake(("num_demos",), f"is {self.num_demos}, but demo_cond has {len(self.demo_cond)} entries", "conflict")
+        if not self.demo_cfg_scales:
+            yield Mistake(("demo_cfg_scales",), "warning: is empty: there will be no demos", "warning")
 
 
 class DiffusionOptimizers(Strict):
@@ -202,7 +218,7 @@ class Inpainting(Strict):
 class DiffusionCondTraining(Strict):
     """``training`` of a conditional diffusion model."""
 
-    learning_rate: float | None = None
+    learning_rate: NonNegativeFloat | None = None
     optimizer_configs: DiffusionOptimizers | None = None
     use_ema: bool = True
     mask_padding: bool = False
@@ -215,7 +231,7 @@ class DiffusionCondTraining(Strict):
     p_one_shot: Probability = 0.0
     inpainting: Inpainting | None = None
     demo: DiffusionCondDemo | None = None
-    clip_grad_norm: float = 0.0
+    clip_grad_norm: NonNegativeFloat = 0.0
     arc: dict[str, Any] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
@@ -270,7 +286,7 @@ class LMOptimizers(Strict):
 class LMTraining(Strict):
     """``training`` of a language model."""
 
-    learning_rate: float | None = None
+    learning_rate: NonNegativeFloat | None = None
     optimizer_configs: LMOptimizers | None = None
     use_ema: bool = False
     pre_encoded: bool = False
@@ -296,7 +312,7 @@ class DiffusionDemo(Strict):
 class DiffusionUncondTraining(Strict):
     """``training`` of an unconditional diffusion model."""
 
-    learning_rate: float
+    learning_rate: NonNegativeFloat
     pre_encoded: bool = False
     demo: DiffusionDemo | None = None
     demo_every: PositiveInt | None = None  # where configs had them before there was "demo"
@@ -307,6 +323,6 @@ class DiffusionUncondTraining(Strict):
 class DiffusionAutoencoderTraining(Strict):
     """``training`` of a diffusion autoencoder."""
 
-    learning_rate: float
+    learning_rate: NonNegativeFloat
     use_reconstruction_loss: bool = False
     demo: DiffusionDemo | None = None

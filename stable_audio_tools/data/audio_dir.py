@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_audio_tools.audio import apply_crop, force_channels, load, pad_crop, plan_crop, probe
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.files import find_audio_files
@@ -238,8 +239,8 @@ def _files_of(config: LocalDatasetConfig) -> list[_File]:
 def audio_dir(
     datasets: list[AudioFolder],
     sample_size: int,
-    sample_rate: int,
-    audio_channels: int,
+    sample_rate: PositiveInt,
+    audio_channels: PositiveInt,
     base_dir: Path | None,
     random_crop: bool = True,
     drop_last: bool = True,

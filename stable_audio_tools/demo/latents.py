@@ -17,6 +17,7 @@ from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.demo.clips import Clip
 from stable_audio_tools.errors import DataError
+from stable_audio_tools.families import DATASETS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
@@ -48,6 +49,7 @@ class EncodedClips(Dataset[tuple[Tensor, dict[str, Any]]]):
         return self.latents[index], metadata
 
 
+@DATASETS.register("encoded_clips")
 def encoded_clips(folder: str, repeat: int = 1, drop_last: bool = True) -> EncodedClips:
     """Read what `encode_clips` wrote. In a config: ``{"dataset_type": "stable_audio_tools.demo.latents:encoded_clips", "folder": ...}``.
 

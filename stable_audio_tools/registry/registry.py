@@ -9,6 +9,8 @@ A family of interchangeable parts (conditioners, encoders, samplers, ...) has on
 The schema of the part's config *is* the signature of its constructor (or of its ``from_config`` class method when JSON and constructor
 differ). It is read from the source text, not from the imported class, so that a config can be checked, listed and documented in
 milliseconds, without torch. Only `Registry.build` imports a part. A part outside this repository is named ``"my_package.module:Thing"``.
+It must say in its source that it is one: by the decorator, or by deriving from a class in the family's homes. So a config cannot call
+whatever is installed; building does import the module that it names (and the packages around it), though, which runs their top level.
 
 A registry is a dict with manners. It has no scopes, no global instance and no string interpolation.
 """
@@ -65,7 +67,8 @@ class Registry:
             name: What configs call it.
             renamed: Old key -> new key; the old one is still accepted, with a warning.
             ignored: Key -> reason; accepted and dropped with a warning, because published configs contain it.
-            **facts: Anything callers filter on. Literals, or constants of the module, since they are read from the source text.
+            **facts: Anything callers filter on; ``rules`` are those between its values (see `stable_audio_tools.registry.rules`).
+                Literals, or constants of the module, since they are read from the source text.
         """
 
         def add(thing: Registered) -> Registered:
@@ -134,7 +137,9 @@ class Registry:
     def _find_foreign(self, name: str) -> Part:
         module, _, qualname = name.partition(":")
         try:
-            part = part_in_module(module, qualname)
+            part = part_in_module(module, qualname, symbol=self.symbol, homes=self.homes)
+        except TypeError as error:
+            raise ConfigError(f"{self.family} {name!r}: is no {self.family}: it {error}") from None
         except (ImportError, SyntaxError, OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{self.family} {name!r}: cannot read module {module!r} ({error}); is it installed, or on PYTHONPATH?"
@@ -154,6 +159,7 @@ class Registry:
                 parameters=[p.optional() if p.name in optional else p for p in part.parameters if p.name not in hidden],
                 renamed=part.renamed,
                 ignored=part.ignored,
+                rules=part.facts.get("rules", ()),
             )
         return self._schemas[name]
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.registry.rules import Rule, broken
 from stable_audio_tools.registry.signature import COMPUTED, Parameter
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def is_comment(key: str) -> bool:
 def without_comments(value: Any) -> Any:
     """A deep copy as plain JSON data (dicts and lists), without comment keys."""
     if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
+        items = cast("Mapping[Any, Any]", value).items()
         return {key: without_comments(item) for key, item in items if not (isinstance(key, str) and is_comment(key))}
     if isinstance(value, (list, tuple)):
         return [without_comments(item) for item in cast("Sequence[Any]", value)]
@@ -90,6 +91,7 @@ class Schema:
         parameters: The keys.
         renamed: Old key -> new key, accepted with a warning.
         ignored: Key -> reason, dropped with a warning.
+        rules: What must hold between values; see `stable_audio_tools.registry.rules`.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class Schema:
         *,
         renamed: Mapping[str, str] | None = None,
         ignored: Mapping[str, str] | None = None,
+        rules: Sequence[Rule] = (),
     ) -> None:
+        self.rules = tuple(rules)
         self.title = title
         self.parameters = tuple(parameters)
         self.renamed = dict(renamed or {})
@@ -161,7 +165,24 @@ class Schema:
             for mistake in mistakes_of(error, data, known=self._keys_at):
                 key = mistake.location[0] if mistake.location else None
                 found.append(mistake._replace(location=(written[key], *mistake.location[1:])) if key in written else mistake)
+        wrong = {str(mistake.location[0]) for mistake in found if mistake.location and mistake.kind != "warning"}
+        for rule in self.rules:
+            if any(key.partition(".")[0] in wrong for key in rule[1:]):
+                continue  # a value of the wrong type breaks no rule
+            for path, message in broken(rule, lambda path: self._value_at(data, path)):
+                held = next((key for key in (path, *rule[1:]) if _holds(data, key.split("."))), path)  # a default stands nowhere
+                text = message if held == path else f"{path} {message}"
+                if not any(mistake.location == tuple(held.split(".")) for mistake in found):
+                    found.append(Mistake(tuple(held.split(".")), text, "conflict"))
         return found
+
+    def _value_at(self, config: Mapping[str, Any], path: str) -> Any:
+        """`value`, of a key that may be one of a nested object's."""
+        key, _, inner = path.partition(".")
+        if not inner:
+            return self.value(config, key)
+        nested = next((p.options for p in self.parameters if p.name == key), None) or ()
+        return Schema(key, nested)._value_at(config.get(key) or {}, inner)
 
     def _keys_at(self, location: Location) -> list[str]:
         parameters: Sequence[Parameter] = self.parameters
@@ -189,6 +210,14 @@ class Schema:
         model = self.model.model_validate(data)
         nested = {parameter.name for parameter in self.parameters if parameter.options is not None}
         return {key: data[key] if key in nested else getattr(model, _field(key)) for key in data}
+
+
+def _holds(config: Any, path: Sequence[str]) -> bool:
+    for key in path:
+        if not isinstance(config, Mapping) or key not in config:
+            return False
+        config = cast("Mapping[str, Any]", config)[key]
+    return True
 
 
 def _field(key: str) -> str:
@@ -237,7 +266,8 @@ def keys_of(annotation: Any, location: Location) -> list[str]:
             return list(fields)
         return keys_of(fields[location[0]].annotation, location[1:]) if location[0] in fields else []
     inside = location[1:] if location and isinstance(location[0], int) and typing.get_origin(annotation) is not None else location
-    return next((keys for branch in typing.get_args(annotation) if (keys := keys_of(branch, inside))), [])
+    nothing: list[str] = []
+    return next((keys for branch in typing.get_args(annotation) if (keys := keys_of(branch, inside))), nothing)
 
 
 def _existing(location: tuple[int | str, ...], data: Any, *, missing_last: bool) -> Location:
@@ -258,7 +288,7 @@ def _existing(location: tuple[int | str, ...], data: Any, *, missing_last: bool)
 
 def _plain(text: str) -> str:
     """Pydantic's message in words of JSON."""
-    text = text.removeprefix("value error, ")
+    text = text.removeprefix("value error, ").replace(" after validation,", ",")
     if "valid dictionary" in text or text.endswith(("instance of Mapping", "as a Mapping value")):
         return "input should be an object"
     if "valid list" in text or text.endswith(("instance of Sequence", "as a Sequence value")):

@@ -97,11 +97,21 @@ def parts_in_file(file: Path, *, root: Path, symbol: str) -> Iterator[Part]:
                     yield _part(module, node, name=ast.literal_eval(call.args[0]), call=call)
 
 
-def part_in_module(module_name: str, name: str) -> Part | None:
+def part_in_module(module_name: str, name: str, *, symbol: str, homes: Sequence[str]) -> Part | None:
     """The top-level class or function of that name in an importable module, described without running it or its parent packages.
+
+    A config may come from anywhere, so it must not be able to call whatever is installed: only what says in its source that it is a part
+    of the family counts.
+
+    Args:
+        module_name: The module, with dots.
+        name: The class or function.
+        symbol: The family's registry; a part may carry its decorator.
+        homes: Packages of the family; a part may derive from a class of theirs.
 
     Raises:
         ImportError: If there is no such module, or not as Python source.
+        TypeError: If it is no part of the family.
     """
     file = _find_source(module_name)
     if file is None:
@@ -109,8 +119,31 @@ def part_in_module(module_name: str, name: str) -> Part | None:
     module = _module(file, module_name)
     for node in module.tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
-            return _part(module, node, name=name, call=None)
+            calls = [call for decorator in node.decorator_list if (call := _registration(decorator, symbol)) is not None]
+            if not (calls and _is_our_registry(module, calls[0])) and not _derives_from(module, node, homes):
+                raise TypeError(
+                    f"neither carries the decorator @{symbol}.register (from stable_audio_tools.families) nor derives from a class of "
+                    f"{' or '.join(homes)}"
+                )
+            return _part(module, node, name=name, call=calls[0] if calls else None)
     return None
+
+
+def _is_our_registry(module: _Module, registration: ast.Call) -> bool:
+    """Whether the decorator's registry is one of `stable_audio_tools.families`, and not of another library."""
+    name, _, rest = ast.unparse(registration.func).partition(".")
+    return rest == "register" and module.imports.get(name, ("", ""))[0] == "stable_audio_tools.families"
+
+
+def _derives_from(module: _Module, node: ast.ClassDef | ast.FunctionDef, homes: Sequence[str]) -> bool:
+    """Whether a class has an ancestor that is defined in one of the packages."""
+    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+        found = _find_class(module, ast.unparse(base.value if isinstance(base, ast.Subscript) else base))
+        if found is None or found[1] is node:
+            continue
+        if any(f"{found[0].name}.".startswith(f"{home}.") for home in homes) or _derives_from(*found, homes):
+            return True
+    return False
 
 
 def _find_source(module_name: str) -> Path | None:
@@ -213,8 +246,8 @@ def _constructor(module: _Module, node: ast.ClassDef, name: str) -> tuple[_Modul
     if own is not None:
         return module, own
     for base in node.bases:
-        found = _find_class(module, ast.unparse(base))
-        if found is not None and (inherited := _constructor(*found, name)) is not None:
+        found = _find_class(module, ast.unparse(base.value if isinstance(base, ast.Subscript) else base))
+        if found is not None and found[1] is not node and (inherited := _constructor(*found, name)) is not None:
             return inherited
     return None
 

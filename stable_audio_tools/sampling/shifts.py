@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import SHIFTS
 
 Length = int | Tensor
@@ -55,7 +56,12 @@ class DistributionShift(Shift):
     """
 
     def __init__(
-        self, base_shift: float = 0.5, max_shift: float = 1.15, max_length: int = 4096, min_length: int = 256, use_sine: bool = False
+        self,
+        base_shift: float = 0.5,
+        max_shift: float = 1.15,
+        max_length: PositiveInt = 4096,
+        min_length: PositiveInt = 256,
+        use_sine: bool = False,
     ) -> None:
         self.base_shift = base_shift
         self.max_shift = max_shift
@@ -89,7 +95,9 @@ class FluxDistributionShift(Shift):
         alpha_max: ``alpha`` at ``max_length``.
     """
 
-    def __init__(self, min_length: int = 256, max_length: int = 4096, alpha_min: float = 1.0, alpha_max: float = 1.0) -> None:
+    def __init__(
+        self, min_length: PositiveInt = 256, max_length: PositiveInt = 4096, alpha_min: float = 1.0, alpha_max: float = 1.0
+    ) -> None:
         self.min_length = min_length
         self.max_length = max_length
         self.alpha_min = alpha_min
@@ -117,7 +125,7 @@ class LogSNRShift(Shift):
         logsnr_end: Log-SNR that stands for time 0.
     """
 
-    def __init__(self, anchor_length: int = 2000, anchor_logsnr: float = -6.2, rate: float = 1.0, logsnr_end: float = 2.0) -> None:
+    def __init__(self, anchor_length: PositiveInt = 2000, anchor_logsnr: float = -6.2, rate: float = 1.0, logsnr_end: float = 2.0) -> None:
         self.anchor_length = anchor_length
         self.anchor_logsnr = anchor_logsnr
         self.rate = rate

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import NonNegativeFloat
 from stable_audio_tools.families import TIMESTEPS
 
 
@@ -86,7 +87,7 @@ class LogSNRTimesteps(TimestepSampler):
         std_logsnr: Its standard deviation.
     """
 
-    def __init__(self, mean_logsnr: float = -1.2, std_logsnr: float = 2.0) -> None:
+    def __init__(self, mean_logsnr: float = -1.2, std_logsnr: NonNegativeFloat = 2.0) -> None:
         super().__init__()
         self.mean_logsnr = mean_logsnr
         self.std_logsnr = std_logsnr

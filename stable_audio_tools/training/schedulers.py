@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from stable_audio_tools.config.base import BelowOne, NonNegativeFloat, PositiveFloat
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SCHEDULERS
 from stable_audio_tools.registry import closest
@@ -28,10 +29,10 @@ class InverseLR(LRScheduler):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        inv_gamma: float = 1.0,
+        inv_gamma: PositiveFloat = 1.0,
         power: float = 1.0,
-        warmup: float = 0.0,
-        final_lr: float = 0.0,
+        warmup: BelowOne = 0.0,
+        final_lr: NonNegativeFloat = 0.0,
         last_epoch: int = -1,
     ) -> None:
         if not 0.0 <= warmup < 1.0:

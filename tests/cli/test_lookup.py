@@ -93,13 +93,14 @@ def test_show_types_defaults_and_meanings(sat: Any) -> None:
 
 def test_show_a_part_of_somebody_else(sat: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_parts.py").write_text(
-        'import nowhere_to_be_found\n\nclass Loud:\n    """Loudness.\n\n    Args:\n        gain_db: How much.\n    """\n\n'
+        "import nowhere_to_be_found\nfrom stable_audio_tools.models.conditioners import Conditioner\n\n"
+        'class Loud(Conditioner):\n    """Loudness.\n\n    Args:\n        gain_db: How much.\n    """\n\n'
         "    def __init__(self, output_dim: int, gain_db: float = 3.0) -> None: ...\n",
         encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     out = sat("show", "conditioner", "my_parts:Loud").out
-    assert f"[{tmp_path / 'my_parts.py'}:3]" in out
+    assert f"[{tmp_path / 'my_parts.py'}:4]" in out
     assert "  gain_db: float = 3.0\n      How much.\n" in out
 
 

@@ -72,7 +72,8 @@ def test_a_file_broken_in_ten_places(report: Callable[[str], list[Any]]) -> None
 
 def test_the_repaired_file_is_fine(report: Callable[[str], list[Any]]) -> None:
     repairs = {
-        '"sample_rat"': '"sample_rate"', "1000": "1024", '"strides": [4, 4], "latent_dim": 4': '"strides": [4, 4], "latent_dim": 8',
+        '"sample_rat"': '"audio_channels": 1, "sample_rate"', "1000": "1024",
+        '"strides": [4, 4], "latent_dim": 4': '"strides": [4, 4], "latent_dim": 8',
         '"ooblek",': '"oobleck", "config": {"out_channels": 1, "c_mults": [1, 2], "strides": [4, 4], "latent_dim": 4},',
         "max_len": "max_length", '"loud"': "10", "secs_total": "seconds_total", '"lnn"': '"ln"', '"yes"': "true",
     }  # fmt: skip

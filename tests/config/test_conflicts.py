@@ -170,14 +170,15 @@ def test_patches_have_a_width_and_a_ratio(tiny_diffusion, found) -> None:
     assert found(tiny_diffusion(), {"model.pretransform": patched}) == []
     patched = {"type": "patched", "config": {"channels": 2, "patch_size": 4}}
     assert found(tiny_diffusion(), {"model.pretransform": patched}) == [
-        ("model.io_channels", "is 4, but the pretransform gives 8 channels (its channels * patch_size)")
+        ("audio_channels", "is 1, but the model works on audio of 2 channels (model.pretransform.config.channels)"),
+        ("model.io_channels", "is 4, but the pretransform gives 8 channels (its channels * patch_size)"),
     ]
 
 
 # ---- lengths -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "nearest"), [(1000, 992), (1001, 1008), (3, 16)])
+@pytest.mark.parametrize(("size", "nearest"), [(1000, 992), (1001, 1008), (1009, 1008)])
 def test_a_sample_size_between_frames_is_a_warning(tiny_diffusion, tiny_autoencoder, edited, size: int, nearest: int) -> None:
     for config in (tiny_diffusion(), tiny_autoencoder()):
         (mistake,) = check_model_config(edited(config, {"sample_size": size}))
@@ -187,7 +188,7 @@ def test_a_sample_size_between_frames_is_a_warning(tiny_diffusion, tiny_autoenco
 
 def test_patches_of_the_transformer_count_too(tiny_diffusion, found) -> None:
     assert found(tiny_diffusion(), {"model.diffusion.config.patch_size": 2, "sample_size": 1040}) == [
-        ("sample_size", "warning: 1040 is not a multiple of 32 samples, the model's step; 1024 is")
+        ("sample_size", "1040 is not a multiple of 32 samples, the model's step; 1024 is")
     ]
 
 

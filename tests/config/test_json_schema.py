@@ -63,6 +63,8 @@ KEYWORDS: dict[str, Callable[..., bool]] = {
     "minLength": lambda schema, value, root: not isinstance(value, str) or len(value) >= schema["minLength"],
     "const": lambda schema, value, root: value == schema["const"],
     "enum": lambda schema, value, root: value in schema["enum"],
+    "minItems": lambda schema, value, root: not isinstance(value, list) or len(value) >= schema["minItems"],
+    "maxItems": lambda schema, value, root: not isinstance(value, list) or len(value) <= schema["maxItems"],
     "items": lambda schema, value, root: not isinstance(value, list) or all(is_valid(schema["items"], item, root) for item in value),
     "$ref": lambda schema, value, root: is_valid(root["$defs"][schema["$ref"].removeprefix("#/$defs/")], value, root),
     "if": lambda schema, value, root: not is_valid(schema["if"], value, root) or is_valid(schema["then"], value, root),

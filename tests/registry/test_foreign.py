@@ -50,30 +50,69 @@ class FromModule(kit.Base):
     """Inherits."""
 class FromSibling(base.Base):
     """Inherits."""
-class Quoted(torch.nn.Module):
+class Quoted(Conditioner):
     """Types that only a type checker sees."""
     def __init__(self, output_dim: "int", x: "Thing" = None, y: Optional["Thing"] = None, z: torch.Tensor | None = None):
         super().__init__()
-class Greedy:
+class Greedy(Conditioner):
     """Swallows."""
     def __init__(self, output_dim: int, **kwargs): ...
+class Stray(torch.nn.Module):
+    """Is no conditioner."""
+    def __init__(self, output_dim: int): ...
 '''
 BASE = '''
-class Base:
+from stable_audio_tools.models.conditioners.base import Conditioner
+class Base(Conditioner):
     """Base.
 
     Args:
         gain: How loud.
     """
     def __init__(self, output_dim: int, *, gain: float = 1.0):
+        super().__init__(output_dim, output_dim)
         self.gain = gain
 '''
+MARKED = '''
+"""Never imported, since that would register them."""
+from stable_audio_tools.families import CONDITIONERS, SAMPLERS
+from . import alien
+class Own(Own):
+    """Its own base, as far as its name says."""
+@CONDITIONERS.register("decorated", renamed={"width": "size"})
+def decorated(output_dim: int, size: int = 1):
+    """Says that it is one."""
+    return size
+@SAMPLERS.register("elsewhere")
+def elsewhere(output_dim: int):
+    """Of another family."""
+@alien.CONDITIONERS.register("aliens")
+def aliens(output_dim: int):
+    """Of another library."""
+'''
+ALIEN = '''
+class Registry:
+    def register(self, name):
+        return lambda thing: thing
+CONDITIONERS = Registry()
+@CONDITIONERS.register("x")
+def other(output_dim: int):
+    """Of another library with a registry of this name."""
+'''
+
+
+RAISING = """
+from stable_audio_tools.models.conditioners.base import Conditioner
+class Thing(Conditioner):
+    def __init__(self): ...
+raise RuntimeError("boom")
+"""
 
 
 @pytest.fixture
 def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
     """A user's package ``loudness_kit`` on the path; returns which of its modules have been imported."""
-    files = {"__init__": "", "parts": PARTS, "base": BASE, "broken": "def (:", "raising": "class Thing: ...\nraise RuntimeError('boom')\n"}
+    files = {"__init__": "", "parts": PARTS, "base": BASE, "alien": ALIEN, "marked": MARKED, "broken": "def (:", "raising": RAISING}
     for name, text in files.items():
         path = tmp_path / "loudness_kit" / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
@@ -146,6 +185,36 @@ def test_types_that_cannot_be_read_accept_anything(kit: Callable[[], list[str]])
 def test_what_cannot_be_found_says_why(kit: Callable[[], list[str]], name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CONDITIONERS.check(name, {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["subprocess:getoutput", "shutil:rmtree", "tempfile:TemporaryDirectory", "loudness_kit.parts:helper", "loudness_kit.parts:Stray",
+     "loudness_kit.marked:Own", "loudness_kit.marked:elsewhere", "loudness_kit.marked:aliens", "loudness_kit.alien:other",
+     "stable_audio_tools.checkpoint:read_checkpoint", "stable_audio_tools.sampling.samplers.euler:sample_euler"],
+)  # fmt: skip
+def test_what_does_not_say_that_it_is_a_part_is_never_imported_or_called(kit: Callable[[], list[str]], name: str) -> None:
+    refused = (
+        r"is no conditioner: it neither carries the decorator @CONDITIONERS\.register .* nor derives from a class of stable_audio_tools"
+    )
+    with pytest.raises(ConfigError, match=refused):
+        CONDITIONERS.check(name, {})
+    for run in (CONDITIONERS.load, CONDITIONERS.build, CONDITIONERS.schema):
+        with pytest.raises(ConfigError, match=refused):
+            run(name)
+    assert kit() == []
+
+
+def test_a_config_cannot_run_commands(kit: Callable[[], list[str]], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no conditioner"):
+        CONDITIONERS.build("subprocess:getoutput", {"cmd": f"touch {tmp_path / 'pwned'}"}, output_dim=1)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_decorator_is_enough_for_a_function(kit: Callable[[], list[str]], library_log) -> None:
+    name = "loudness_kit.marked:decorated"
+    assert [m.message for m in CONDITIONERS.check(name, {"width": 3})] == ["'width' is now called 'size'"]
+    assert kit() == []
 
 
 def test_a_module_that_fails_says_so_when_it_is_built(kit: Callable[[], list[str]]) -> None:

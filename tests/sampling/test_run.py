@@ -124,6 +124,8 @@ def test_v_denoiser_undoes_its_change_of_variables():
 
 def test_a_sampler_of_the_users_own(tmp_path, monkeypatch):
     (tmp_path / "my_samplers.py").write_text(
+        "from stable_audio_tools.families import SAMPLERS\n"
+        "@SAMPLERS.register('mine')\n"
         "def sample_mine(predict, x, times, *, on_step):\n"
         "    for t, t_next in zip(times, times[1:]):\n"
         "        x = x + (t_next - t) * predict(x, t)\n"

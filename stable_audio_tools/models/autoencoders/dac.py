@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import Snake1d
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
@@ -101,7 +102,9 @@ class DACEncoderWrapper(nn.Module):
             twice the model's ``latent_dim`` (mean and scale).
     """
 
-    def __init__(self, d_model: int, strides: Sequence[int], in_channels: int = 1, latent_dim: int | None = None) -> None:
+    def __init__(
+        self, d_model: PositiveInt, strides: Sequence[PositiveInt], in_channels: PositiveInt = 1, latent_dim: PositiveInt | None = None
+    ) -> None:
         super().__init__()
         self.encoder = _Encoder(in_channels, d_model, strides)
         self.proj_out = nn.Conv1d(d_model * 2 ** len(strides), latent_dim, 1) if latent_dim is not None else nn.Identity()
@@ -121,7 +124,7 @@ class DACDecoderWrapper(nn.Module):
         out_channels: Audio channels.
     """
 
-    def __init__(self, latent_dim: int, channels: int, rates: Sequence[int], out_channels: int = 1) -> None:
+    def __init__(self, latent_dim: PositiveInt, channels: PositiveInt, rates: Sequence[PositiveInt], out_channels: PositiveInt = 1) -> None:
         super().__init__()
         self.decoder = _Decoder(latent_dim, channels, rates, out_channels)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveFloat, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.attention import Attention
@@ -36,7 +37,14 @@ class LocalTransformer(nn.Module):
     """
 
     def __init__(
-        self, dim: int, depth: int, heads: int, *, local_attn_window_size: int = 64, causal: bool = False, ff_mult: float = 2
+        self,
+        dim: PositiveInt,
+        depth: PositiveInt,
+        heads: PositiveInt,
+        *,
+        local_attn_window_size: PositiveInt = 64,
+        causal: bool = False,
+        ff_mult: PositiveFloat = 2,
     ) -> None:
         super().__init__()
         dim_heads = dim // heads
@@ -101,7 +109,10 @@ def _blocks(
     return nn.Sequential(*(_Block(*size, is_down, options) for size in sizes))
 
 
-@ENCODERS.register("local_attn", width_key="out_channels", channels_key="in_channels")
+RULES = (("lengths", "ratios", "embed_dims", "heads", "depths"),)
+
+
+@ENCODERS.register("local_attn", width_key="out_channels", channels_key="in_channels", rules=RULES)
 class TransformerEncoder1D(nn.Module):
     """Local transformers, each halving the rate or so: (B, in_channels, T) -> (B, out_channels, ceil(T / prod(ratios))).
 
@@ -117,12 +128,12 @@ class TransformerEncoder1D(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        embed_dims: Sequence[int] = (96, 192, 384, 768),
-        heads: Sequence[int] = (12, 12, 12, 12),
-        depths: Sequence[int] = (3, 3, 3, 3),
-        ratios: Sequence[int] = (2, 2, 2, 2),
+        in_channels: PositiveInt,
+        out_channels: PositiveInt,
+        embed_dims: Sequence[PositiveInt] = (96, 192, 384, 768),
+        heads: Sequence[PositiveInt] = (12, 12, 12, 12),
+        depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
+        ratios: Sequence[PositiveInt] = (2, 2, 2, 2),
         **options: Annotated[Any, Options("LocalTransformer")],
     ) -> None:
         super().__init__()
@@ -136,7 +147,7 @@ class TransformerEncoder1D(nn.Module):
         return self.project_out(self.layers(self.project_in(x))).transpose(1, 2)
 
 
-@DECODERS.register("local_attn", width_key="in_channels", channels_key="out_channels", strides_as_applied=True)
+@DECODERS.register("local_attn", width_key="in_channels", channels_key="out_channels", strides_as_applied=True, rules=RULES)
 class TransformerDecoder1D(nn.Module):
     """The encoder's mirror image: (B, in_channels, L) -> (B, out_channels, L * prod(ratios)).
 
@@ -152,12 +163,12 @@ class TransformerDecoder1D(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        embed_dims: Sequence[int] = (768, 384, 192, 96),
-        heads: Sequence[int] = (12, 12, 12, 12),
-        depths: Sequence[int] = (3, 3, 3, 3),
-        ratios: Sequence[int] = (2, 2, 2, 2),
+        in_channels: PositiveInt,
+        out_channels: PositiveInt,
+        embed_dims: Sequence[PositiveInt] = (768, 384, 192, 96),
+        heads: Sequence[PositiveInt] = (12, 12, 12, 12),
+        depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
+        ratios: Sequence[PositiveInt] = (2, 2, 2, 2),
         **options: Annotated[Any, Options("LocalTransformer")],
     ) -> None:
         super().__init__()

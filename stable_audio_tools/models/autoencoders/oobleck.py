@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConv1dSame, WNConvTranspose1d
@@ -84,7 +85,7 @@ class DecoderBlock(nn.Module):
         return self.layers(x)
 
 
-@ENCODERS.register("oobleck")
+@ENCODERS.register("oobleck", rules=(("covers", "c_mults", "strides"),))
 class OobleckEncoder(nn.Module):
     """Residual units and strided convolutions: (B, in_channels, T) -> (B, latent_dim, T / prod(strides)).
 
@@ -100,11 +101,11 @@ class OobleckEncoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
+        in_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
         use_snake: bool = False,
         antialias_activation: bool = False,
     ) -> None:
@@ -122,7 +123,7 @@ class OobleckEncoder(nn.Module):
         return self.layers(x).contiguous()
 
 
-@DECODERS.register("oobleck")
+@DECODERS.register("oobleck", rules=(("covers", "c_mults", "strides"),))
 class OobleckDecoder(nn.Module):
     """The encoder's mirror image: (B, latent_dim, L) -> (B, out_channels, L * prod(strides)).
 
@@ -140,11 +141,11 @@ class OobleckDecoder(nn.Module):
 
     def __init__(
         self,
-        out_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
+        out_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
         use_snake: bool = False,
         antialias_activation: bool = False,
         use_nearest_upsample: bool = False,

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Window
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.conv import WNConv1d
@@ -68,18 +69,18 @@ class TransformerResamplingBlock(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: PositiveInt,
+        out_channels: PositiveInt,
         stride: int,
-        depth: int,
+        depth: PositiveInt,
         side: Literal["encoder", "decoder"],
-        num_sinusoidal: int = 0,
+        num_sinusoidal: NonNegativeInt = 0,
         *,
-        sliding_window: list[int] | None = None,
-        chunk_size: int = 128,
+        sliding_window: Window | None = None,
+        chunk_size: PositiveInt = 128,
         chunk_midpoint_shift: bool = False,
-        dim_heads: int = 128,
-        ff_mult: float = 3,
+        dim_heads: PositiveInt = 128,
+        ff_mult: PositiveFloat = 3,
         differential: bool = True,
         dyt: bool = True,
         feat_scale: bool = False,
@@ -89,7 +90,7 @@ class TransformerResamplingBlock(nn.Module):
         conv_mapping: bool = False,
         mapping_bias: bool = True,
         variable_stride: bool = False,
-        mask_noise: float = 0.0,
+        mask_noise: NonNegativeFloat = 0.0,
         mask_noise_in_eval: bool = True,
         checkpointing: bool = False,
     ) -> None:
@@ -292,15 +293,15 @@ class SAMEEncoder(_Same):
 
     def __init__(
         self,
-        in_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
-        transformer_depths: Sequence[int] = (3, 3, 3, 3),
+        in_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
+        transformer_depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
         freeze_backbone: bool = False,
-        sinusoidal_blocks: int | list[int] = 0,
-        sinusoidal_layers: int | list[int] | None = None,
+        sinusoidal_blocks: NonNegativeInt | list[NonNegativeInt] = 0,
+        sinusoidal_layers: NonNegativeInt | list[NonNegativeInt] | None = None,
         **block: Annotated[Any, Options("TransformerResamplingBlock")],
     ) -> None:
         count = len(c_mults)
@@ -358,15 +359,15 @@ class SAMEDecoder(_Same):
 
     def __init__(
         self,
-        out_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
-        transformer_depths: Sequence[int] = (3, 3, 3, 3),
+        out_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
+        transformer_depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
         freeze_backbone: bool = False,
-        sinusoidal_blocks: int | list[int] = 0,
-        sinusoidal_layers: int | list[int] | None = None,
+        sinusoidal_blocks: NonNegativeInt | list[NonNegativeInt] = 0,
+        sinusoidal_layers: NonNegativeInt | list[NonNegativeInt] | None = None,
         **block: Annotated[Any, Options("TransformerResamplingBlock")],
     ) -> None:
         count = len(c_mults)

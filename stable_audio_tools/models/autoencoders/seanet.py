@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Probability
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
@@ -196,24 +197,24 @@ class SEANetEncoder(nn.Module):
 
     def __init__(
         self,
-        channels: int = 1,
-        dimension: int = 128,
-        n_filters: int = 32,
-        n_residual_layers: int = 1,
-        ratios: Sequence[int] = (2, 2, 2, 2, 2),
+        channels: PositiveInt = 1,
+        dimension: PositiveInt = 128,
+        n_filters: PositiveInt = 32,
+        n_residual_layers: NonNegativeInt = 1,
+        ratios: Sequence[PositiveInt] = (2, 2, 2, 2, 2),
         activation: str = "ELU",
         activation_params: dict[str, Any] | None = None,
         norm: Norm = "weight_norm",
         norm_params: dict[str, Any] | None = None,
-        kernel_size: int = 7,
-        last_kernel_size: int = 7,
-        residual_kernel_size: int = 3,
-        dilation_base: int = 2,
+        kernel_size: PositiveInt = 7,
+        last_kernel_size: PositiveInt = 7,
+        residual_kernel_size: PositiveInt = 3,
+        dilation_base: PositiveInt = 2,
         causal: bool = False,
         pad_mode: PadMode = "reflect",
         true_skip: bool = False,
-        compress: int = 2,
-        lstm: int = 2,
+        compress: PositiveInt = 2,
+        lstm: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
         make = _Activation(activation, activation_params)
@@ -264,27 +265,27 @@ class SEANetDecoder(nn.Module):
 
     def __init__(
         self,
-        channels: int = 1,
-        dimension: int = 128,
-        n_filters: int = 32,
-        n_residual_layers: int = 1,
-        ratios: Sequence[int] = (8, 5, 4, 2),
+        channels: PositiveInt = 1,
+        dimension: PositiveInt = 128,
+        n_filters: PositiveInt = 32,
+        n_residual_layers: NonNegativeInt = 1,
+        ratios: Sequence[PositiveInt] = (8, 5, 4, 2),
         activation: str = "ELU",
         activation_params: dict[str, Any] | None = None,
         final_activation: str | None = None,
         final_activation_params: dict[str, Any] | None = None,
         norm: Norm = "weight_norm",
         norm_params: dict[str, Any] | None = None,
-        kernel_size: int = 7,
-        last_kernel_size: int = 7,
-        residual_kernel_size: int = 3,
-        dilation_base: int = 2,
+        kernel_size: PositiveInt = 7,
+        last_kernel_size: PositiveInt = 7,
+        residual_kernel_size: PositiveInt = 3,
+        dilation_base: PositiveInt = 2,
         causal: bool = False,
         pad_mode: PadMode = "reflect",
         true_skip: bool = False,
-        compress: int = 2,
-        lstm: int = 2,
-        trim_right_ratio: float = 1.0,
+        compress: PositiveInt = 2,
+        lstm: NonNegativeInt = 2,
+        trim_right_ratio: Probability = 1.0,
     ) -> None:
         super().__init__()
         if not 0 <= trim_right_ratio <= 1:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.convnext import ConvNeXtBlock
@@ -67,13 +68,13 @@ class SpectralEncoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        latent_dim: int = 32,
-        dim: int = 256,
-        depth: int = 3,
-        n_fft: int = 1024,
-        hop_length: int = 256,
-        strides: Sequence[int] = (2,),
+        in_channels: PositiveInt = 1,
+        latent_dim: PositiveInt = 32,
+        dim: PositiveInt = 256,
+        depth: PositiveInt = 3,
+        n_fft: PositiveInt = 1024,
+        hop_length: PositiveInt = 256,
+        strides: Sequence[PositiveInt] = (2,),
     ) -> None:
         super().__init__()
         _check(n_fft, hop_length, strides)
@@ -115,13 +116,13 @@ class SpectralDecoder(nn.Module):
 
     def __init__(
         self,
-        out_channels: int = 1,
-        latent_dim: int = 32,
-        dim: int = 256,
-        depth: int = 3,
-        n_fft: int = 1024,
-        hop_length: int = 256,
-        strides: Sequence[int] = (2,),
+        out_channels: PositiveInt = 1,
+        latent_dim: PositiveInt = 32,
+        dim: PositiveInt = 256,
+        depth: PositiveInt = 3,
+        n_fft: PositiveInt = 1024,
+        hop_length: PositiveInt = 256,
+        strides: Sequence[PositiveInt] = (2,),
     ) -> None:
         super().__init__()
         _check(n_fft, hop_length, strides)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Window
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.autoencoders.oobleck import ResidualUnit
@@ -43,14 +44,14 @@ class TAAEBlock(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: PositiveInt,
+        out_channels: PositiveInt,
         stride: int,
-        transformer_depth: int,
+        transformer_depth: NonNegativeInt,
         is_encoder: bool,
         *,
         use_snake: bool = False,
-        sliding_window: Sequence[int] | None = (63, 64),
+        sliding_window: Window | None = (63, 64),
         checkpointing: bool = False,
         conformer: bool = False,
         layer_scale: bool = True,
@@ -95,7 +96,7 @@ class TAAEBlock(nn.Module):
         return x
 
 
-@ENCODERS.register("taae")
+@ENCODERS.register("taae", rules=(("covers", "c_mults", "strides", "transformer_depths"),))
 class TAAEEncoder(nn.Module):
     """Strided convolutions, each followed by transformer layers: (B, in_channels, T) -> (B, latent_dim, T / prod(strides)).
 
@@ -111,12 +112,12 @@ class TAAEEncoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
-        transformer_depths: Sequence[int] = (3, 3, 3, 3),
+        in_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
+        transformer_depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
         **block: Annotated[Any, Options("TAAEBlock")],
     ) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class TAAEEncoder(nn.Module):
         return self.layers(x).contiguous()
 
 
-@DECODERS.register("taae")
+@DECODERS.register("taae", rules=(("covers", "c_mults", "strides", "transformer_depths"),))
 class TAAEDecoder(nn.Module):
     """The encoder's mirror image: (B, latent_dim, L) -> (B, out_channels, L * prod(strides)).
 
@@ -148,12 +149,12 @@ class TAAEDecoder(nn.Module):
 
     def __init__(
         self,
-        out_channels: int = 2,
-        channels: int = 128,
-        latent_dim: int = 32,
-        c_mults: Sequence[int] = (1, 2, 4, 8),
-        strides: Sequence[int] = (2, 4, 8, 8),
-        transformer_depths: Sequence[int] = (3, 3, 3, 3),
+        out_channels: PositiveInt = 2,
+        channels: PositiveInt = 128,
+        latent_dim: PositiveInt = 32,
+        c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        strides: Sequence[PositiveInt] = (2, 4, 8, 8),
+        transformer_depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
         **block: Annotated[Any, Options("TAAEBlock")],
     ) -> None:
         super().__init__()

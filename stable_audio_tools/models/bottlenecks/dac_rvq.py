@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Probability
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, check_width, with_noise_channels
@@ -141,7 +142,7 @@ class ResidualVectorQuantize(nn.Module):
         return torch.stack(parts).sum(dim=0), torch.cat(vectors, dim=1), codes
 
 
-@BOTTLENECKS.register("dac_rvq", width_key="input_dim")
+@BOTTLENECKS.register("dac_rvq", losses=("codebook", "commitment"), width_key="input_dim")
 class DACRVQBottleneck(DiscreteBottleneck):
     """Residual vector quantization of the Descript Audio Codec. Tokens: ``codes``, (B, K, L).
 
@@ -160,12 +161,12 @@ class DACRVQBottleneck(DiscreteBottleneck):
     def __init__(
         self,
         quantize_on_decode: bool = False,
-        noise_augment_dim: int = 0,
-        input_dim: int = 512,
-        n_codebooks: int = 9,
-        codebook_size: int = 1024,
-        codebook_dim: int | list[int] = 8,
-        quantizer_dropout: float = 0.0,
+        noise_augment_dim: NonNegativeInt = 0,
+        input_dim: PositiveInt = 512,
+        n_codebooks: PositiveInt = 9,
+        codebook_size: PositiveInt = 1024,
+        codebook_dim: PositiveInt | list[PositiveInt] = 8,
+        quantizer_dropout: Probability = 0.0,
     ) -> None:
         super().__init__(num_quantizers=n_codebooks, codebook_size=codebook_size, tokens_id="codes")
         self.input_dim = input_dim
@@ -211,7 +212,7 @@ class DACRVQBottleneck(DiscreteBottleneck):
         return self.quantizer.from_codes(tokens)[0]
 
 
-@BOTTLENECKS.register("dac_rvq_vae", encoder_width=2, width_key="input_dim")
+@BOTTLENECKS.register("dac_rvq_vae", losses=("kl", "codebook", "commitment"), encoder_width=2, width_key="input_dim")
 class DACRVQVAEBottleneck(DACRVQBottleneck):
     """A Gaussian sample as of ``vae``, then residual vector quantization as of ``dac_rvq``.
 
@@ -229,11 +230,11 @@ class DACRVQVAEBottleneck(DACRVQBottleneck):
     def __init__(
         self,
         quantize_on_decode: bool = False,
-        input_dim: int = 512,
-        n_codebooks: int = 9,
-        codebook_size: int = 1024,
-        codebook_dim: int | list[int] = 8,
-        quantizer_dropout: float = 0.0,
+        input_dim: PositiveInt = 512,
+        n_codebooks: PositiveInt = 9,
+        codebook_size: PositiveInt = 1024,
+        codebook_dim: PositiveInt | list[PositiveInt] = 8,
+        quantizer_dropout: Probability = 0.0,
     ) -> None:
         super().__init__(
             quantize_on_decode,

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Probability
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, check_width, with_noise_channels
@@ -116,10 +117,10 @@ class FSQBottleneck(DiscreteBottleneck):
 
     def __init__(
         self,
-        levels: Sequence[int],
-        noise_augment_dim: int = 0,
-        dim: int | None = None,
-        num_codebooks: int = 1,
+        levels: Sequence[PositiveInt],
+        noise_augment_dim: NonNegativeInt = 0,
+        dim: PositiveInt | None = None,
+        num_codebooks: PositiveInt = 1,
         projection_has_bias: bool = True,
     ) -> None:
         super().__init__(num_quantizers=num_codebooks, codebook_size=math.prod(levels), tokens_id="quantizer_indices")
@@ -192,7 +193,9 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
 
     codebooks_last = True
 
-    def __init__(self, dim: int, levels: int | list[int], num_codebooks: int = 1, noise_dropout: float = 0.05) -> None:
+    def __init__(
+        self, dim: PositiveInt, levels: PositiveInt | list[PositiveInt], num_codebooks: PositiveInt = 1, noise_dropout: Probability = 0.05
+    ) -> None:
         levels = [levels] * dim if isinstance(levels, int) else list(levels)
         if dim not in (len(levels), len(levels) * num_codebooks):
             raise ConfigError(

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, check_width
@@ -171,18 +172,18 @@ class ResidualVQ(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        num_quantizers: int,
-        codebook_size: int,
+        dim: PositiveInt,
+        num_quantizers: PositiveInt,
+        codebook_size: PositiveInt,
         *,
-        codebook_dim: int | None = None,
-        decay: float = 0.99,
+        codebook_dim: PositiveInt | None = None,
+        decay: Probability = 0.99,
         kmeans_init: bool = True,
-        kmeans_iters: int = 50,
-        threshold_ema_dead_code: float = 2,
+        kmeans_iters: PositiveInt = 50,
+        threshold_ema_dead_code: NonNegativeFloat = 2,
         commitment_weight: float = 1.0,
         quantize_dropout: bool = False,
-        quantize_dropout_cutoff_index: int = 0,
+        quantize_dropout_cutoff_index: NonNegativeInt = 0,
         shared_codebook: bool = False,
     ) -> None:
         super().__init__()
@@ -253,7 +254,7 @@ class ResidualVQ(nn.Module):
         return self.project_out(total)
 
 
-@BOTTLENECKS.register("rvq", width_key="dim", ignored=IGNORED)
+@BOTTLENECKS.register("rvq", losses=("quantizer",), width_key="dim", ignored=IGNORED)
 class RVQBottleneck(DiscreteBottleneck):
     """Residual vector quantization. Tokens: ``quantizer_indices``, (B, L, K)."""
 
@@ -262,10 +263,10 @@ class RVQBottleneck(DiscreteBottleneck):
 
     def __init__(
         self,
-        dim: int = 128,
-        codebook_size: int = 1024,
-        num_quantizers: int = 8,
-        heads: int = 1,
+        dim: PositiveInt = 128,
+        codebook_size: PositiveInt = 1024,
+        num_quantizers: PositiveInt = 8,
+        heads: PositiveInt = 1,
         **options: Annotated[Any, Options("ResidualVQ")],
     ) -> None:
         """Make a bottleneck.
@@ -310,7 +311,7 @@ class RVQBottleneck(DiscreteBottleneck):
         return self.quantizer.from_indices(tokens).transpose(1, 2)  # (B, D, L)
 
 
-@BOTTLENECKS.register("rvq_vae", encoder_width=2, width_key="dim", ignored=IGNORED)
+@BOTTLENECKS.register("rvq_vae", losses=("kl", "quantizer"), encoder_width=2, width_key="dim", ignored=IGNORED)
 class RVQVAEBottleneck(RVQBottleneck):
     """A Gaussian sample as of ``vae``, then residual vector quantization as of ``rvq``."""
 

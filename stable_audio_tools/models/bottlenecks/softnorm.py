@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import Bottleneck, check_width
 
@@ -21,7 +22,7 @@ def _divergence(x: Tensor, dim: int) -> Tensor:
     return (mean.square() + variance - variance.log() - 1).mean()
 
 
-@BOTTLENECKS.register("softnorm", width_key="dim")
+@BOTTLENECKS.register("softnorm", losses=("softnorm",), width_key="dim")
 class SoftNormBottleneck(Bottleneck):
     """Latents that are normal on average: a gain and bias per channel, and a loss (``softnorm_loss``, in training only) on mean and spread.
 
@@ -40,8 +41,8 @@ class SoftNormBottleneck(Bottleneck):
 
     def __init__(
         self,
-        dim: int = 32,
-        noise_augment_dim: int = 0,
+        dim: PositiveInt = 32,
+        noise_augment_dim: NonNegativeInt = 0,
         noise_regularize: bool = False,
         auto_scale: bool = False,
         freeze: bool = False,

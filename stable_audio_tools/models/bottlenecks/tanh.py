@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveFloat
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
@@ -20,7 +21,7 @@ class TanhBottleneck(Bottleneck):
         scale: Bound of the latents; must be positive.
     """
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: PositiveFloat = 1.0) -> None:
         super().__init__()
         if scale <= 0:
             raise ConfigError(f"tanh bottleneck: scale must be positive, got {scale}")

@@ -32,7 +32,7 @@ def vae_sample(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return latents, kl
 
 
-@BOTTLENECKS.register("vae", encoder_width=2)
+@BOTTLENECKS.register("vae", losses=("kl",), encoder_width=2)
 class VAEBottleneck(Bottleneck):
     """The first half of the encoder's channels are means, the second half scales. Sampling happens in eval mode too."""
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveFloat
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import Bottleneck, with_noise_channels
@@ -39,7 +40,7 @@ def maximum_mean_discrepancy(latents: Tensor) -> Tensor:
         return mean_kernel(rows, rows) + mean_kernel(noise, noise) - 2 * mean_kernel(rows, noise)
 
 
-@BOTTLENECKS.register("wasserstein")
+@BOTTLENECKS.register("wasserstein", losses=("mmd",))
 class WassersteinBottleneck(Bottleneck):
     """Latents as they are, with a loss (``mmd``, in training only) on their distribution.
 
@@ -52,7 +53,9 @@ class WassersteinBottleneck(Bottleneck):
 
     loss_weights: ClassVar[dict[str, float]] = {"mmd": 100.0}
 
-    def __init__(self, noise_augment_dim: int = 0, bypass_mmd: bool = False, use_tanh: bool = False, tanh_scale: float = 5.0) -> None:
+    def __init__(
+        self, noise_augment_dim: NonNegativeInt = 0, bypass_mmd: bool = False, use_tanh: bool = False, tanh_scale: PositiveFloat = 5.0
+    ) -> None:
         super().__init__()
         if tanh_scale <= 0:
             raise ConfigError(f"wasserstein bottleneck: tanh_scale must be positive, got {tanh_scale}")

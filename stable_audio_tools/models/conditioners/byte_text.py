@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, as_text
@@ -16,7 +17,7 @@ from stable_audio_tools.models.layers.parameters import dtype_of
 PAD = 256  # the first number that is not a byte
 
 
-@CONDITIONERS.register("byte_text")
+@CONDITIONERS.register("byte_text", reads="text", steps="many", rules=(("multiple", "embed_dim", "num_heads"),))
 class ByteTextConditioner(Conditioner):
     """A small transformer over UTF-8 bytes: (B, max_length, D), zeros where there is no text. For cross-attention or prepending.
 
@@ -35,12 +36,12 @@ class ByteTextConditioner(Conditioner):
 
     def __init__(
         self,
-        output_dim: int,
-        max_length: int = 128,
-        embed_dim: int = 256,
-        depth: int = 2,
-        num_heads: int = 4,
-        kernel_size: int = 5,
+        output_dim: PositiveInt,
+        max_length: PositiveInt = 128,
+        embed_dim: PositiveInt = 256,
+        depth: PositiveInt = 2,
+        num_heads: PositiveInt = 4,
+        kernel_size: PositiveInt = 5,
         project_out: bool = False,
     ) -> None:
         super().__init__(embed_dim, output_dim, project_out)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio import resample
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
@@ -35,13 +36,13 @@ class CLAPAudioConditioner(Conditioner):
 
     def __init__(
         self,
-        output_dim: int,
+        output_dim: PositiveInt,
         clap_ckpt_path: str,
         audio_model_type: Literal["HTSAT-tiny", "HTSAT-base", "HTSAT-large"] = "HTSAT-base",
         enable_fusion: bool = True,
         project_out: bool = False,
         finetune: bool = False,
-        sample_rate: int = 48_000,
+        sample_rate: PositiveInt = 48_000,
     ) -> None:
         super().__init__(EMBEDDING_WIDTH, output_dim, project_out)
         self.source = ClapSource(clap_ckpt_path, audio_model_type, enable_fusion)

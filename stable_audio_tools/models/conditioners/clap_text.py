@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
 from stable_audio_tools.models.conditioners.clap import EMBEDDING_WIDTH, MAX_TOKENS, TEXT_WIDTH, ClapSource, ClapText, load_clap_text
 from stable_audio_tools.models.conditioners.pretrained import frozen, tokenize, tokenizer
 
 
-@CONDITIONERS.register("clap_text")
+@CONDITIONERS.register("clap_text", reads="text")
 class CLAPTextConditioner(Conditioner):
     """Encodes text with CLAP: its embedding (B, 1, D), or the hidden states of one layer (B, 77, D).
 
@@ -36,7 +37,7 @@ class CLAPTextConditioner(Conditioner):
 
     def __init__(
         self,
-        output_dim: int,
+        output_dim: PositiveInt,
         clap_ckpt_path: str,
         use_text_features: bool = False,
         feature_layer_ix: int = -1,

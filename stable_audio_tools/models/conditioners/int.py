@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, as_number, ones_mask
 
 
-@CONDITIONERS.register("int")
+@CONDITIONERS.register("int", reads="number", steps=1)
 class IntConditioner(Conditioner):
     """Looks up one vector per integer. For cross-attention, global or prepended conditioning.
 
@@ -26,7 +27,7 @@ class IntConditioner(Conditioner):
         max_val: Largest value; larger ones are clamped to it.
     """
 
-    def __init__(self, output_dim: int, min_val: int = 0, max_val: int = 512) -> None:
+    def __init__(self, output_dim: PositiveInt, min_val: Literal[0] = 0, max_val: NonNegativeInt = 512) -> None:
         super().__init__(output_dim, output_dim)
         if min_val != 0 or max_val < 0:
             raise ConfigError(

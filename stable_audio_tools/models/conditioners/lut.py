@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 from stable_audio_tools.models.conditioners.pretrained import Source, tokenize, tokenizer
@@ -19,7 +20,7 @@ from stable_audio_tools.models.layers.parameters import dtype_of
 KNOWN_VOCABULARIES = {"google/byt5-small": 384, "google/byt5-base": 384, "google/byt5-large": 384, "google/byt5-xl": 384}
 
 
-@CONDITIONERS.register("lut")
+@CONDITIONERS.register("lut", reads="text", steps="many")
 class TokenizerLUTConditioner(Conditioner):
     """Looks up one learned vector per token: (B, max_length, D), zeros where there is no text. For cross-attention or prepending.
 
@@ -35,9 +36,9 @@ class TokenizerLUTConditioner(Conditioner):
 
     def __init__(
         self,
-        output_dim: int,
+        output_dim: PositiveInt,
         tokenizer_name: str,
-        max_length: int = 1024,
+        max_length: PositiveInt = 1024,
         use_abs_pos_emb: bool = False,
         project_out: bool = False,
         special_tokens: Sequence[str] = (),

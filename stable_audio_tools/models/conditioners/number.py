@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, as_number, ones_mask
@@ -14,7 +15,7 @@ from stable_audio_tools.models.layers.embeddings import NumberEmbedder
 from stable_audio_tools.models.layers.parameters import dtype_of
 
 
-@CONDITIONERS.register("number")
+@CONDITIONERS.register("number", reads="number", steps=1, rules=(("less", "min_val", "max_val"),))
 class NumberConditioner(Conditioner):
     """Embeds one number per item with sines. For cross-attention, global or prepended conditioning.
 
@@ -26,7 +27,7 @@ class NumberConditioner(Conditioner):
     """
 
     def __init__(
-        self, output_dim: int, min_val: float = 0, max_val: float = 1, fourier_features_type: Literal["learned", "expo"] = "learned"
+        self, output_dim: PositiveInt, min_val: float = 0, max_val: float = 1, fourier_features_type: Literal["learned", "expo"] = "learned"
     ) -> None:
         super().__init__(output_dim, output_dim)
         if not min_val < max_val:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import CheckpointError, DataError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
@@ -25,7 +26,7 @@ PADDING, OTHER, FIRST = 0, 1, 2  # row 1 is for spaces, punctuation and everythi
 ROWS = {phoneme: FIRST + index for index, phoneme in enumerate(PHONEMES)}
 
 
-@CONDITIONERS.register("phoneme")
+@CONDITIONERS.register("phoneme", reads="text", steps="many")
 class PhonemeConditioner(Conditioner):
     """Looks up one vector per phoneme: (B, S, D) with S the longest item of the batch. For cross-attention or prepending.
 
@@ -38,7 +39,7 @@ class PhonemeConditioner(Conditioner):
         project_out: Have a linear layer at the end.
     """
 
-    def __init__(self, output_dim: int, max_length: int = 1024, project_out: bool = False) -> None:
+    def __init__(self, output_dim: PositiveInt, max_length: PositiveInt = 1024, project_out: bool = False) -> None:
         super().__init__(output_dim, output_dim, project_out)
         self.max_length = max_length
         self.phoneme_embedder = nn.Embedding(FIRST + len(PHONEMES), output_dim)

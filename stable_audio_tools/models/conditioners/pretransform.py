@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.config.model import PretransformBlock
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition
@@ -33,8 +34,8 @@ class PretransformConditioner(EncodedAudioConditioner):
 
     def __init__(
         self,
-        output_dim: int,
-        sample_rate: int,
+        output_dim: PositiveInt,
+        sample_rate: PositiveInt,
         use_model_pretransform: bool = False,
         pretransform_config: PretransformBlock | None = None,
         pretransform_ckpt_path: str | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.config.model import PretransformBlock
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import CONDITIONERS
@@ -39,8 +40,8 @@ class SourceMixConditioner(EncodedAudioConditioner):
 
     def __init__(
         self,
-        output_dim: int,
-        sample_rate: int,
+        output_dim: PositiveInt,
+        sample_rate: PositiveInt,
         use_model_pretransform: bool = False,
         pretransform_config: PretransformBlock | None = None,
         pretransform_ckpt_path: str | None = None,
@@ -48,7 +49,7 @@ class SourceMixConditioner(EncodedAudioConditioner):
         source_keys: Sequence[str] = (),
         pre_encoded: bool = False,
         allow_null_source: bool = False,
-        source_length: int | None = None,
+        source_length: PositiveInt | None = None,
         pretransform: Any = None,
     ) -> None:
         super().__init__(

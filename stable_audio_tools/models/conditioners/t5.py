@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.pretrained import Source, fetch
 from stable_audio_tools.models.conditioners.text import TextEncoderConditioner
@@ -25,7 +26,7 @@ KNOWN_WIDTHS = {
 }  # fmt: skip
 
 
-@CONDITIONERS.register("t5")
+@CONDITIONERS.register("t5", reads="text", steps="many")
 class T5Conditioner(TextEncoderConditioner):
     """Encodes text with a T5 encoder: (B, max_length, D), zeros where there is no text. For cross-attention or prepending.
 
@@ -44,9 +45,9 @@ class T5Conditioner(TextEncoderConditioner):
 
     def __init__(
         self,
-        output_dim: int,
+        output_dim: PositiveInt,
         t5_model_name: str = "t5-base",
-        max_length: int = 128,
+        max_length: PositiveInt = 128,
         enable_grad: bool = False,
         project_out: bool = False,
         padding_mode: Literal["none", "zero", "learned"] = "zero",

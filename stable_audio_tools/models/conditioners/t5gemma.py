@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.pretrained import Source, fetch
@@ -17,7 +18,7 @@ from stable_audio_tools.models.layers.parameters import is_without_weights
 WIDTH = 768  # of google/t5gemma-b-b-ul2, which every published model uses
 
 
-@CONDITIONERS.register("t5gemma")
+@CONDITIONERS.register("t5gemma", reads="text", steps="many")
 class T5GemmaConditioner(TextEncoderConditioner):
     """Encodes text with the encoder of a T5Gemma: (B, max_length, D). For cross-attention or prepending.
 
@@ -38,9 +39,9 @@ class T5GemmaConditioner(TextEncoderConditioner):
 
     def __init__(
         self,
-        output_dim: int,
+        output_dim: PositiveInt,
         model_name: str = "google/t5gemma-b-b-ul2",
-        max_length: int = 128,
+        max_length: PositiveInt = 128,
         enable_grad: bool = False,
         project_out: bool = False,
         padding_mode: Literal["none", "zero", "learned"] = "zero",

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
 from stable_audio_tools.models.diffusion.base import GUIDANCE, refuse
@@ -185,15 +186,15 @@ class DiffusionAttnUnet1D(nn.Module):
     def __init__(
         self,
         *,
-        io_channels: int = 2,
-        depth: int = 14,
-        n_attn_layers: int = 6,
-        channels: Sequence[int] = CHANNELS,
-        cond_dim: int = 0,
+        io_channels: PositiveInt = 2,
+        depth: PositiveInt = 14,
+        n_attn_layers: NonNegativeInt = 6,
+        channels: Sequence[PositiveInt] = CHANNELS,
+        cond_dim: NonNegativeInt = 0,
         cond_noise_aug: bool = False,
-        kernel_size: int = 5,
+        kernel_size: PositiveInt = 5,
         learned_resample: bool = False,
-        strides: Sequence[int] = STRIDES,
+        strides: Sequence[PositiveInt] = STRIDES,
         conv_bias: bool = True,
         use_snake: bool = False,
         attention_layout: AttentionLayout = "cpu",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES
 from stable_audio_tools.models.diffusion.inputs import ConditioningInputs
@@ -56,26 +57,26 @@ class DiffusionTransformer(nn.Module):
     def __init__(
         self,
         *,
-        io_channels: int = 32,
-        patch_size: int = 1,
-        embed_dim: int = 768,
-        cond_token_dim: int = 0,
+        io_channels: PositiveInt = 32,
+        patch_size: PositiveInt = 1,
+        embed_dim: PositiveInt = 768,
+        cond_token_dim: NonNegativeInt = 0,
         project_cond_tokens: bool = True,
-        global_cond_dim: int = 0,
+        global_cond_dim: NonNegativeInt = 0,
         project_global_cond: bool = True,
-        input_concat_dim: int = 0,
-        prepend_cond_dim: int = 0,
-        depth: int = 12,
-        num_heads: int = 8,
+        input_concat_dim: NonNegativeInt = 0,
+        prepend_cond_dim: NonNegativeInt = 0,
+        depth: PositiveInt = 12,
+        num_heads: PositiveInt = 8,
         transformer_type: Literal["continuous_transformer"] = "continuous_transformer",
         global_cond_type: Literal["prepend", "adaLN"] = "prepend",
         timestep_cond_type: Literal["global", "input_concat"] = "global",
-        timestep_embed_dim: int | None = None,
+        timestep_embed_dim: PositiveInt | None = None,
         diffusion_objective: str = "v",
         timestep_features_type: Literal["learned", "expo"] = "learned",
-        timestep_features_dim: int = 256,
+        timestep_features_dim: PositiveInt = 256,
         timestep_features_logsnr: bool = False,
-        local_add_cond_dim: int = 0,
+        local_add_cond_dim: NonNegativeInt = 0,
         modular_local_cond_configs: Sequence[Mapping[str, Any]] | None = None,
         **transformer: Annotated[Any, Options("ContinuousTransformer")],
     ) -> None:
@@ -317,7 +318,14 @@ def _local_cond(inputs: ConditioningInputs, length: int) -> LocalCond | None:
     return LocalCond(to_steps(inputs.local_add) if inputs.local_add is not None else None, modular)
 
 
-@BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim")
+RULES = (
+    ("multiple", "embed_dim", "num_heads"),
+    ("needs", "timestep_cond_type", "input_concat", "timestep_embed_dim"),
+    ("odd", "ff_kwargs.conv_kernel_size", "ff_kwargs.use_conv"),
+)
+
+
+@BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim", rules=RULES)
 class DiTWrapper(nn.Module):
     """Diffusion transformer, with cross-attention, global, prepended and concatenated conditions.
 

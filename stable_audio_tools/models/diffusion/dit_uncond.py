@@ -6,14 +6,21 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import UNCOND_BACKBONES
 from stable_audio_tools.models.diffusion.dit import DiffusionTransformer
 from stable_audio_tools.models.layers.parameters import halve_parameters
 from stable_audio_tools.registry import Options
 
+RULES = (
+    ("multiple", "embed_dim", "num_heads"),
+    ("needs", "timestep_cond_type", "input_concat", "timestep_embed_dim"),
+    ("odd", "ff_kwargs.conv_kernel_size", "ff_kwargs.use_conv"),
+)
 
-@UNCOND_BACKBONES.register("dit", channels_key="in_channels", multiple_keys=("patch_size",))
+
+@UNCOND_BACKBONES.register("dit", channels_key="in_channels", multiple_keys=("patch_size",), rules=RULES)
 class DiTUncondWrapper(nn.Module):
     """A `DiffusionTransformer` without conditions.
 
@@ -26,10 +33,10 @@ class DiTUncondWrapper(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: PositiveInt,
         diffusion_objective: str = "v",
         *,
-        io_channels: int | None = None,
+        io_channels: PositiveInt | None = None,
         **dit: Annotated[Any, Options("DiffusionTransformer")],
     ) -> None:
         super().__init__()

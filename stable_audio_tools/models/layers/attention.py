@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention_backends import attend, attend_in_window, narrow_window
 from stable_audio_tools.models.layers.embeddings import apply_rotary
@@ -39,14 +40,14 @@ class Attention(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        dim_heads: int = 64,
-        dim_context: int | None = None,
+        dim: PositiveInt,
+        dim_heads: PositiveInt = 64,
+        dim_context: PositiveInt | None = None,
         causal: bool = False,
         zero_init_output: bool = True,
         *,
         qk_norm: Literal["none", "l2", "ln", "rms", "dyt"] = "none",
-        qk_norm_eps: float | None = None,
+        qk_norm_eps: NonNegativeFloat | None = None,
         differential: bool = False,
         feat_scale: bool = False,
     ) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveFloat, PositiveInt
 from stable_audio_tools.models.layers.norms import LayerNorm
 
 
@@ -49,14 +50,14 @@ class FeedForward(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: PositiveInt,
         *,
-        mult: float = 4,
+        mult: PositiveFloat = 4,
         no_bias: bool = False,
         glu: bool = True,
         use_conv: bool = False,
-        conv_kernel_size: int = 3,
-        dim_out: int | None = None,
+        conv_kernel_size: PositiveInt = 3,
+        dim_out: PositiveInt | None = None,
         zero_init_output: bool = True,
         sinusoidal: bool = False,
     ) -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
+
 
 class LayerNorm(nn.Module):
     """Layer norm with a learned gain, and a bias that is zero (a buffer) unless asked for.
@@ -18,7 +20,9 @@ class LayerNorm(nn.Module):
         eps: Added to the variance.
     """
 
-    def __init__(self, dim: int, *, bias: bool = False, fix_scale: bool = False, force_fp32: bool = False, eps: float = 1e-5) -> None:
+    def __init__(
+        self, dim: PositiveInt, *, bias: bool = False, fix_scale: bool = False, force_fp32: bool = False, eps: NonNegativeFloat = 1e-5
+    ) -> None:
         super().__init__()
         gamma, beta = torch.ones(dim), torch.zeros(dim)
         if fix_scale:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Window
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention import Attention, window_mask
 from stable_audio_tools.models.layers.embeddings import AbsolutePositionalEmbedding, RotaryEmbedding, ScaledSinusoidalEmbedding
@@ -44,16 +45,16 @@ class TransformerBlock(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        dim_heads: int = 64,
+        dim: PositiveInt,
+        dim_heads: PositiveInt = 64,
         cross_attend: bool = False,
-        dim_context: int | None = None,
-        global_cond_dim: int | None = None,
+        dim_context: PositiveInt | None = None,
+        global_cond_dim: NonNegativeInt | None = None,
         causal: bool = False,
         zero_init_branch_outputs: bool = True,
         conformer: bool = False,
-        local_add_cond_dim: int = 0,
-        modular_local_cond_dims: Mapping[str, int] | None = None,
+        local_add_cond_dim: NonNegativeInt = 0,
+        modular_local_cond_dims: Mapping[str, PositiveInt] | None = None,
         *,
         remove_norms: bool = False,
         add_rope: bool = False,
@@ -285,16 +286,16 @@ class ContinuousTransformer(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        depth: int,
-        dim_in: int | None = None,
-        dim_out: int | None = None,
-        dim_heads: int = 64,
+        dim: PositiveInt,
+        depth: PositiveInt,
+        dim_in: PositiveInt | None = None,
+        dim_out: PositiveInt | None = None,
+        dim_heads: PositiveInt = 64,
         cross_attend: bool = False,
-        cond_token_dim: int | None = None,
-        global_cond_dim: int | None = None,
-        local_add_cond_dim: int = 0,
-        modular_local_cond_dims: Mapping[str, int] | None = None,
+        cond_token_dim: NonNegativeInt | None = None,
+        global_cond_dim: NonNegativeInt | None = None,
+        local_add_cond_dim: NonNegativeInt = 0,
+        modular_local_cond_dims: Mapping[str, PositiveInt] | None = None,
         *,
         final_cross_attn_ix: int = -1,
         causal: bool = False,
@@ -303,9 +304,9 @@ class ContinuousTransformer(nn.Module):
         conformer: bool = False,
         use_sinusoidal_emb: bool = False,
         use_abs_pos_emb: bool = False,
-        abs_pos_emb_max_length: int = 10000,
-        num_memory_tokens: int = 0,
-        sliding_window: list[int] | None = None,
+        abs_pos_emb_max_length: PositiveInt = 10000,
+        num_memory_tokens: NonNegativeInt = 0,
+        sliding_window: Window | None = None,
         cross_attn_rotary_pos_emb: bool = False,
         cross_attn_rotary_start: Literal["zero", "width"] = "zero",
         padding_attention: Literal["mask", "zero_values"] = "mask",

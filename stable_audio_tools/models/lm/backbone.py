@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import LM_BACKBONES
 from stable_audio_tools.models.layers.kv_cache import TransformerCache
@@ -14,7 +15,9 @@ from stable_audio_tools.models.layers.transformer import ContinuousTransformer
 from stable_audio_tools.registry import Options
 
 
-@LM_BACKBONES.register("continuous_transformer")
+@LM_BACKBONES.register(
+    "continuous_transformer", rules=(("multiple", "embed_dim", "dim_heads"), ("odd", "ff_kwargs.conv_kernel_size", "ff_kwargs.use_conv"))
+)
 class ContinuousTransformerAudioLMBackbone(nn.Module):
     """A causal `ContinuousTransformer`. Conditions are attended to, or put before the sequence.
 
@@ -33,12 +36,12 @@ class ContinuousTransformerAudioLMBackbone(nn.Module):
 
     def __init__(
         self,
-        embed_dim: int,
-        depth: int,
-        cross_attn_cond_dim: int = 0,
-        prepend_cond_dim: int = 0,
+        embed_dim: PositiveInt,
+        depth: PositiveInt,
+        cross_attn_cond_dim: NonNegativeInt = 0,
+        prepend_cond_dim: NonNegativeInt = 0,
         project_cross_attn_cond: bool = False,
-        dim_heads: int = 64,
+        dim_heads: PositiveInt = 64,
         causal_cross_attn: bool = False,
         **transformer: Annotated[Any, Options("ContinuousTransformer")],
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stable_audio_tools.config.base import PositiveFloat, PositiveInt
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.codec import CodecPretransform
 
@@ -22,11 +23,11 @@ class AudiocraftCompressionPretransform(CodecPretransform):
 
     def __init__(
         self,
-        sample_rate: int,
+        sample_rate: PositiveInt,
         model_type: str = "facebook/encodec_32khz",
-        scale: float = 1.0,
+        scale: PositiveFloat = 1.0,
         quantize_on_decode: bool = True,
-        num_quantizers: int | None = None,
+        num_quantizers: PositiveInt | None = None,
     ) -> None:
         super().__init__(
             RENAMED.get(model_type, model_type),

@@ -7,13 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.config.model import AutoencoderConfig, PretransformBlock
 from stable_audio_tools.families import MODELS, PRETRANSFORMS
 from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
-@PRETRANSFORMS.register("autoencoder", trunk="AutoencoderModel", ratio_key="downsampling_ratio", width_key="latent_dim")
+@PRETRANSFORMS.register(
+    "autoencoder", trunk="AutoencoderModel", ratio_key="downsampling_ratio", width_key="latent_dim", audio_key="io_channels"
+)
 class AutoencoderPretransform(Pretransform):
     """Latents of an autoencoder, divided by ``scale``.
 
@@ -44,7 +47,7 @@ class AutoencoderPretransform(Pretransform):
             self.model.half()
 
     @classmethod
-    def from_config(cls, *, block: PretransformBlock, sample_rate: int) -> AutoencoderPretransform:
+    def from_config(cls, *, block: PretransformBlock, sample_rate: PositiveInt) -> AutoencoderPretransform:
         """Build from a ``pretransform`` block, whose ``config`` is the ``model`` of an autoencoder."""
         # Names point up, imports do not: the autoencoder is built through its registry, since it sits above this module.
         config = AutoencoderConfig.model_validate({"model_type": "autoencoder", "sample_rate": sample_rate, "model": block.config})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from stable_audio_tools.config.base import PositiveFloat, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.codec import CodecPretransform
@@ -24,11 +25,11 @@ class PretrainedDACPretransform(CodecPretransform):
 
     def __init__(
         self,
-        sample_rate: int,
+        sample_rate: PositiveInt,
         model_type: Literal["44khz", "24khz", "16khz"] = "44khz",
         model_bitrate: Literal["8kbps", "16kbps"] = "8kbps",
         model_path: str | None = None,
-        scale: float = 1.0,
+        scale: PositiveFloat = 1.0,
         quantize_on_decode: bool = True,
     ) -> None:
         if model_path is None and model_bitrate != "8kbps":

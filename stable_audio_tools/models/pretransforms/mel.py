@@ -15,12 +15,13 @@ from einops import rearrange
 from torch import Tensor
 
 from stable_audio_tools.audio.spectrogram import mel_filterbank
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
-@PRETRANSFORMS.register("mel", ratio_key=("hop_length", "frames_per_latent"), width_key="latent_dim")
+@PRETRANSFORMS.register("mel", ratio_key=("hop_length", "frames_per_latent"), width_key="latent_dim", audio_key="channels")
 class MelPretransform(Pretransform):
     """Principal components of mel spectrograms: (B, channels, T) to (B, latent_dim, T / (hop_length * frames_per_latent)) and roughly back.
 
@@ -49,16 +50,16 @@ class MelPretransform(Pretransform):
 
     def __init__(
         self,
-        sample_rate: int,
-        latent_dim: int = 32,
-        channels: int = 1,
-        n_fft: int = 1024,
-        hop_length: int = 256,
-        num_mels: int = 96,
-        frames_per_latent: int = 2,
+        sample_rate: PositiveInt,
+        latent_dim: PositiveInt = 32,
+        channels: PositiveInt = 1,
+        n_fft: PositiveInt = 1024,
+        hop_length: PositiveInt = 256,
+        num_mels: PositiveInt = 96,
+        frames_per_latent: PositiveInt = 2,
         floor_db: float = -80.0,
         whitening: float = 0.5,
-        num_iterations: int = 64,
+        num_iterations: NonNegativeInt = 64,
     ) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         width = channels * num_mels * frames_per_latent

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
-@PRETRANSFORMS.register("patched", ratio_key="patch_size", width_key=("channels", "patch_size"))
+@PRETRANSFORMS.register("patched", ratio_key="patch_size", audio_key="channels", width_key=("channels", "patch_size"))
 class PatchedPretransform(Pretransform):
     """Neighbouring samples as channels: (B, channels, T) to (B, channels * patch_size, T / patch_size).
 
@@ -21,9 +22,10 @@ class PatchedPretransform(Pretransform):
     Args:
         channels: Audio channels.
         patch_size: Samples per patch.
+        oversampling: Only 1, which is none.
     """
 
-    def __init__(self, channels: int, patch_size: int) -> None:
+    def __init__(self, channels: PositiveInt, patch_size: PositiveInt, oversampling: Literal[1] = 1) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         self.patch_size = patch_size
         self.downsampling_ratio = patch_size

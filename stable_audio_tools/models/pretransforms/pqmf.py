@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveFloat, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.base import Pretransform
@@ -94,7 +95,7 @@ class PQMF(nn.Module):
         return bands * sign
 
 
-@PRETRANSFORMS.register("pqmf", ratio_key="num_bands", width_key=("channels", "num_bands"))
+@PRETRANSFORMS.register("pqmf", ratio_key="num_bands", audio_key="channels", width_key=("channels", "num_bands"))
 class PQMFPretransform(Pretransform):
     """Bands of a polyphase filter bank: (B, channels, T) to (B, channels * num_bands, T / num_bands) and almost perfectly back.
 
@@ -106,7 +107,7 @@ class PQMFPretransform(Pretransform):
         channels: Audio channels.
     """
 
-    def __init__(self, attenuation: float = 100, num_bands: int = 16, channels: int = 1) -> None:
+    def __init__(self, attenuation: PositiveFloat = 100, num_bands: PositiveInt = 16, channels: PositiveInt = 1) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         if num_bands < 2 or num_bands & (num_bands - 1):
             raise ConfigError(f"pretransform 'pqmf': num_bands must be a power of two, at least 2, got {num_bands}")

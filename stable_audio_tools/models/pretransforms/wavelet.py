@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import AudioError, ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models.pretransforms.base import Pretransform
@@ -127,7 +128,7 @@ class WaveletSynthesis(nn.Module):
         return z
 
 
-@PRETRANSFORMS.register("wavelet", width_key="channels", octaves_key="levels")
+@PRETRANSFORMS.register("wavelet", audio_key="channels", width_key="channels", octaves_key="levels")
 class WaveletPretransform(Pretransform):
     """Bands of a discrete wavelet transform: (B, channels, T) to (B, channels * 2^levels, T / 2^levels) and exactly back.
 
@@ -141,7 +142,7 @@ class WaveletPretransform(Pretransform):
         wavelet: ``"bior2.2"``, ``"bior2.4"``, ``"bior2.6"``, ``"bior2.8"``, ``"bior4.4"`` or ``"bior6.8"``.
     """
 
-    def __init__(self, channels: int, levels: int, wavelet: str) -> None:
+    def __init__(self, channels: PositiveInt, levels: PositiveInt, wavelet: str) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         if channels < 1 or levels < 1:
             raise ConfigError(f"pretransform 'wavelet': channels and levels must be at least 1, got {channels} and {levels}")

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveFloat
 from stable_audio_tools.families import SAMPLERS
 from stable_audio_tools.sampling.samplers.base import Network, OnStep, Step, advance_stream, ignore
 
@@ -53,9 +54,9 @@ def sample_dpm_adaptive(
     x: Tensor,
     sigmas: Tensor,
     *,
-    rtol: float = 0.01,
-    atol: float = 0.01,
-    first_step: float = 0.05,
+    rtol: PositiveFloat = 0.01,
+    atol: PositiveFloat = 0.01,
+    first_step: PositiveFloat = 0.05,
     on_step: OnStep = ignore,
 ) -> Tensor:
     """Second- and third-order steps side by side; their difference decides how long the next step is.

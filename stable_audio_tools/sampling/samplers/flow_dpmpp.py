@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import NonNegativeFloat
 from stable_audio_tools.families import SAMPLERS
 from stable_audio_tools.sampling.samplers.base import Network, OnStep, Step, ignore, steps_of, time_of
 
 
 @SAMPLERS.register("dpmpp", objectives=("rectified_flow", "rf_denoiser"), space="time", grid="log_snr", per_item=True)
-def sample_flow_dpmpp(predict: Network, x: Tensor, times: Tensor, *, floor: float = 0.0, on_step: OnStep = ignore) -> Tensor:
+def sample_flow_dpmpp(predict: Network, x: Tensor, times: Tensor, *, floor: NonNegativeFloat = 0.0, on_step: OnStep = ignore) -> Tensor:
     """Second order, multistep, in the log-SNR ``ln((1 - t) / t)``. Source: Lu et al. 2022, arXiv:2211.01095.
 
     Args:

@@ -7,12 +7,13 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import SAMPLERS
 from stable_audio_tools.sampling.samplers.base import Network, OnStep, Step, ignore
 
 
 @SAMPLERS.register("k-lms", objectives=("v",), space="sigma", grid="polyexponential")
-def sample_lms(denoise: Network, x: Tensor, sigmas: Tensor, *, order: int = 4, on_step: OnStep = ignore) -> Tensor:
+def sample_lms(denoise: Network, x: Tensor, sigmas: Tensor, *, order: PositiveInt = 4, on_step: OnStep = ignore) -> Tensor:
     """Fourth order, one network call per step: integrates the polynomial through the last slopes.
 
     Args:

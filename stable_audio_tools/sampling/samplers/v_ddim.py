@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import NonNegativeFloat
 from stable_audio_tools.families import SAMPLERS
 from stable_audio_tools.sampling.objectives import VObjective
 from stable_audio_tools.sampling.samplers.base import Network, OnStep, PairNetwork, Step, ignore
 
 
 @SAMPLERS.register("v-ddim", objectives=("v",), space="time", grid="linear")
-def sample_v_ddim(predict: Network, x: Tensor, times: Tensor, *, eta: float = 0.0, on_step: OnStep = ignore) -> Tensor:
+def sample_v_ddim(predict: Network, x: Tensor, times: Tensor, *, eta: NonNegativeFloat = 0.0, on_step: OnStep = ignore) -> Tensor:
     """Deterministic (``eta=0``) to fully stochastic (``eta=1``) steps along the v path. Source: Song et al. 2021, arXiv:2010.02502.
 
     Args:
@@ -33,7 +34,7 @@ def sample_v_ddim(predict: Network, x: Tensor, times: Tensor, *, eta: float = 0.
 
 
 @SAMPLERS.register("v-ddim-cfgpp", objectives=("v",), space="time", grid="linear", pair=True)
-def sample_v_ddim_cfgpp(predict: PairNetwork, x: Tensor, times: Tensor, *, eta: float = 0.0, on_step: OnStep = ignore) -> Tensor:
+def sample_v_ddim_cfgpp(predict: PairNetwork, x: Tensor, times: Tensor, *, eta: NonNegativeFloat = 0.0, on_step: OnStep = ignore) -> Tensor:
     """`sample_v_ddim` that goes back to noise along the unconditional prediction. Source: Chung et al. 2024, arXiv:2406.08070.
 
     Args:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DISCRIMINATORS
 from stable_audio_tools.models.layers.conv import WNConv2d
@@ -109,7 +110,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         return [score for score, _ in results], [features for _, features in results]
 
 
-@DISCRIMINATORS.register("encodec")
+@DISCRIMINATORS.register("encodec", rules=(("lengths", "n_ffts", "hop_lengths", "win_lengths"), ("at_most", "win_lengths", "n_ffts")))
 class EncodecDiscriminator(Discriminator):
     """Several STFT resolutions, hinge loss, feature matching; everything averaged over resolutions.
 
@@ -128,16 +129,16 @@ class EncodecDiscriminator(Discriminator):
 
     def __init__(
         self,
-        filters: int = 32,
-        in_channels: int = 1,
+        filters: PositiveInt = 32,
+        in_channels: PositiveInt = 1,
         *,
-        n_ffts: Sequence[int] = (1024, 2048, 512),
-        hop_lengths: Sequence[int] = (256, 512, 128),
-        win_lengths: Sequence[int] = (1024, 2048, 512),
+        n_ffts: Sequence[PositiveInt] = (1024, 2048, 512),
+        hop_lengths: Sequence[PositiveInt] = (256, 512, 128),
+        win_lengths: Sequence[PositiveInt] = (1024, 2048, 512),
         normalize_losses: bool = False,
-        out_channels: int = 1,
-        filters_scale: int = 1,
-        max_filters: int = 1024,
+        out_channels: PositiveInt = 1,
+        filters_scale: PositiveInt = 1,
+        max_filters: PositiveInt = 1024,
         spec_scale_pow: float = 0.0,
     ) -> None:
         super().__init__()

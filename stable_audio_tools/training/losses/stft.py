@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import LOSSES
 from stable_audio_tools.registry import Options
@@ -41,19 +42,19 @@ class STFTLoss(nn.Module):
 
     def __init__(
         self,
-        fft_size: int = 1024,
-        hop_size: int = 256,
-        win_length: int = 1024,
-        sample_rate: int | None = None,
+        fft_size: PositiveInt = 1024,
+        hop_size: PositiveInt = 256,
+        win_length: PositiveInt = 1024,
+        sample_rate: PositiveInt | None = None,
         *,
         w_sc: float = 1.0,
         w_log_mag: float = 1.0,
         w_lin_mag: float = 0.0,
         w_phs: float = 0.0,
         perceptual_weighting: bool = False,
-        eps: float = 1e-8,
+        eps: NonNegativeFloat = 1e-8,
         mag_distance: Literal["L1", "L2"] = "L1",
-        log_eps: float = 0.0,
+        log_eps: NonNegativeFloat = 0.0,
         log_fac: float = 1.0,
     ) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class STFTLoss(nn.Module):
         return torch.log(self.log_fac * magnitude + self.log_eps)
 
 
-@LOSSES.register("mrstft")
+@LOSSES.register("mrstft", rules=(("lengths", "fft_sizes", "hop_sizes", "win_lengths"), ("at_most", "win_lengths", "fft_sizes")))
 class MultiResolutionSTFTLoss(nn.Module):
     """Distance of spectra, averaged over several resolutions.
 
@@ -115,10 +116,10 @@ class MultiResolutionSTFTLoss(nn.Module):
 
     def __init__(
         self,
-        fft_sizes: Sequence[int] = (1024, 2048, 512),
-        hop_sizes: Sequence[int] = (120, 240, 50),
-        win_lengths: Sequence[int] = (600, 1200, 240),
-        sample_rate: int | None = None,
+        fft_sizes: Sequence[PositiveInt] = (1024, 2048, 512),
+        hop_sizes: Sequence[PositiveInt] = (120, 240, 50),
+        win_lengths: Sequence[PositiveInt] = (600, 1200, 240),
+        sample_rate: PositiveInt | None = None,
         **stft: Annotated[Any, Options("STFTLoss")],
     ) -> None:
         super().__init__()

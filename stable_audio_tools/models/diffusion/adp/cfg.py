@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.models.diffusion.adp.blocks import FixedEmbedding
 from stable_audio_tools.models.diffusion.adp.unet import UNet1d, time_embedding
 from stable_audio_tools.registry import Options
@@ -27,8 +28,8 @@ class UNetCFG1d(UNet1d):
     def __init__(
         self,
         *,
-        context_embedding_max_length: int,
-        context_embedding_features: int,
+        context_embedding_max_length: PositiveInt,
+        context_embedding_features: PositiveInt,
         use_xattn_time: bool = False,
         **unet: Annotated[Any, Options("UNet1d")],
     ) -> None:

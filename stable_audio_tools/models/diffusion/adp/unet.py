@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.diffusion.adp.attention import AttentionShape, Transformer1d
 from stable_audio_tools.models.diffusion.adp.blocks import Patcher, ResnetBlock1d, Unpatcher, downsample, upsample
@@ -129,32 +130,32 @@ class UNet1d(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        channels: int,
-        multipliers: Sequence[int],
-        factors: Sequence[int],
-        num_blocks: Sequence[int],
-        attentions: Sequence[int],
-        patch_size: int = 1,
-        resnet_groups: int = 8,
+        in_channels: PositiveInt,
+        channels: PositiveInt,
+        multipliers: Sequence[PositiveInt],
+        factors: Sequence[PositiveInt],
+        num_blocks: Sequence[NonNegativeInt],
+        attentions: Sequence[NonNegativeInt],
+        patch_size: PositiveInt = 1,
+        resnet_groups: PositiveInt = 8,
         use_context_time: bool = True,
-        kernel_multiplier_downsample: int = 2,
+        kernel_multiplier_downsample: PositiveInt = 2,
         use_nearest_upsample: bool = False,
         use_skip_scale: bool = True,
         use_stft: bool = False,
         use_stft_context: bool = False,
-        stft_num_fft: int | None = None,
-        stft_hop_length: int = 256,
-        stft_window_length: int | None = None,
+        stft_num_fft: PositiveInt | None = None,
+        stft_hop_length: PositiveInt = 256,
+        stft_window_length: PositiveInt | None = None,
         stft_use_complex: bool = False,
-        out_channels: int | None = None,
-        context_features: int | None = None,
-        context_features_multiplier: int = 4,
-        context_channels: Sequence[int] = (),
-        context_embedding_features: int | None = None,
-        attention_heads: int | None = None,
-        attention_features: int | None = None,
-        attention_multiplier: int = 4,
+        out_channels: PositiveInt | None = None,
+        context_features: PositiveInt | None = None,
+        context_features_multiplier: PositiveInt = 4,
+        context_channels: Sequence[NonNegativeInt] = (),
+        context_embedding_features: PositiveInt | None = None,
+        attention_heads: PositiveInt | None = None,
+        attention_features: PositiveInt | None = None,
+        attention_multiplier: PositiveInt = 4,
     ) -> None:
         super().__init__()
         levels = len(multipliers) - 1

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import PATTERNS
 
 NOTHING = -1  # in a table: no token here
@@ -122,7 +123,7 @@ class PatternProvider:
         num_quantizers: Codebooks K.
     """
 
-    def __init__(self, num_quantizers: int) -> None:
+    def __init__(self, num_quantizers: PositiveInt) -> None:
         self.num_quantizers = num_quantizers
         self._pattern = lru_cache(maxsize=100)(lambda num_tokens: Pattern(self.times(num_tokens), num_tokens))
 

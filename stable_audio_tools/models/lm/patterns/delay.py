@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PATTERNS
 from stable_audio_tools.models.lm.patterns.base import NOTHING, PatternProvider
@@ -19,7 +20,7 @@ class DelayPattern(PatternProvider):
         delays: One per codebook, in steps; None is 0, 1, 2, ...
     """
 
-    def __init__(self, num_quantizers: int, delays: list[int] | None = None) -> None:
+    def __init__(self, num_quantizers: PositiveInt, delays: list[NonNegativeInt] | None = None) -> None:
         super().__init__(num_quantizers)
         self.delays = list(range(num_quantizers)) if delays is None else delays
         if len(self.delays) != num_quantizers or min(self.delays) < 0:

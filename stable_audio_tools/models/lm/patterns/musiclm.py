@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PATTERNS
 from stable_audio_tools.models.lm.patterns.base import PatternProvider, one_token_per_step
@@ -20,7 +21,7 @@ class MusicLMPattern(PatternProvider):
         group_by: Codebooks per group; must divide K.
     """
 
-    def __init__(self, num_quantizers: int, group_by: int = 2) -> None:
+    def __init__(self, num_quantizers: PositiveInt, group_by: PositiveInt = 2) -> None:
         super().__init__(num_quantizers)
         if group_by < 1 or num_quantizers % group_by:
             raise ConfigError(f'codebook pattern "musiclm": goes in groups of {group_by} codebooks, but there are {num_quantizers}')
