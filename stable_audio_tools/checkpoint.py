@@ -270,6 +270,9 @@ def refuse_other_model(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> Non
 
 def _kind_inside(state_dict: Mapping[str, Tensor]) -> Kind:
     """What the model is, whether it is wrapped or not."""
+    kind = kind_of(state_dict)
+    if kind not in ("wrapped", "unknown"):
+        return kind
     prefix = next((layout.model for layout in WRAPPED_LAYOUTS if any(key.startswith(layout.model) for key in state_dict)), "")
     return kind_of({key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)})
 

@@ -96,7 +96,7 @@ def test_delays_are_one_per_codebook() -> None:
 
 def test_a_table_that_loses_or_swaps_tokens_is_refused() -> None:
     for row in ([-1, 0, 0], [-1, 1, 0], [-1, 0, -1]):
-        with pytest.raises(AssertionError, match="codebook 0: every token once, in order"):
+        with pytest.raises(AssertionError):
             Pattern(torch.tensor([row]), 2)
-    with pytest.raises(AssertionError, match="step 0 is empty"):
+    with pytest.raises(AssertionError):
         Pattern(torch.tensor([[0, 1]]), 2)
