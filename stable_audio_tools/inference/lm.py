@@ -14,6 +14,7 @@ from torch import Tensor
 from stable_audio_tools.audio import prepare_audio
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.inference.numerics import reference_numerics, seeded
+from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.models.lm.wrapper import AudioLanguageModelWrapper, Callback
 
 
@@ -62,20 +63,18 @@ def generate_lm(
     num_tokens = math.ceil(sample_size / model.downsampling_ratio)
     if batch_size is None:
         batch_size = len(conditioning) if conditioning is not None else 1 if conditioning_tensors is None else None
-    given = None
-    if init_audio is not None:
-        device = next(model.parameters()).device
-        given = encode_init_tokens(model, init_audio, device)  # (1, K, T0)
-        if given.shape[-1] >= num_tokens:
-            raise ConfigError(
-                f"init_audio is {given.shape[-1] * model.downsampling_ratio} samples long, which leaves nothing to generate: sample_size, "
-                f"which includes it, is {sample_size}"
-            )
-        if batch_size is not None:
-            given = given.expand(batch_size, -1, -1)
     python = random.getstate()  # transformers' MusicGen draws from it at every step, even in eval mode
     try:
         with seeded(seed if seed != -1 else int(np.random.randint(0, 2**31 - 1))), reference_numerics():
+            given = None
+            if init_audio is not None:  # here, since some codecs draw their tokens
+                given = encode_init_tokens(model, init_audio, next(model.parameters()).device)  # (1, K, T0)
+                if given.shape[-1] >= num_tokens:
+                    raise ConfigError(
+                        f"init_audio is {given.shape[-1] * model.downsampling_ratio} samples long, which leaves nothing to generate: "
+                        f"sample_size, which includes it, is {sample_size}"
+                    )
+                given = given if batch_size is None else given.expand(batch_size, -1, -1)
             tokens = model.generate(
                 num_tokens,
                 batch_size=batch_size,
@@ -111,7 +110,7 @@ def encode_init_tokens(model: AudioLanguageModelWrapper, audio: tuple[int, Tenso
     prepared = prepare_audio(
         samples, in_sr=rate, target_sr=model.sample_rate, target_length=length, target_channels=model.io_channels, device=device
     )
-    return model.tokenize(prepared)
+    return model.tokenize(prepared.to(dtype_of(model.pretransform)))
 
 
 __all__ = ["encode_init_tokens", "generate_lm"]

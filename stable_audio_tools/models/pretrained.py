@@ -35,7 +35,7 @@ def get_pretrained_model(
         dtype: Data type of its weights; what the config says if not given.
 
     Returns:
-        The model and its config, as read from JSON.
+        The model, in eval mode, and its config, as read from JSON.
 
     Raises:
         CheckpointError: If a file is missing or cannot be downloaded, or the weights do not fit the config.
@@ -47,7 +47,7 @@ def get_pretrained_model(
     with without_weights():
         model = create_model_from_config(model_config)
     assign_weights(model, read_checkpoint(weights_path))
-    return model.to(device=device, dtype=dtype), model_config
+    return model.eval().to(device=device, dtype=dtype), model_config
 
 
 def find_file(name: str | Path, files: tuple[str, ...], revision: str | None = None) -> Path:

@@ -38,12 +38,12 @@ def shifted(steps: int, shift: Shift, length: Length, start: float = 1.0) -> Ten
 def polyexponential(steps: int, sigma_min: float = 0.01, sigma_max: float = 100.0, rho: float = 1.0) -> Tensor:
     """Noise levels that fall exponentially (``rho=1``) from ``sigma_max`` to ``sigma_min``, then 0: (steps + 1,).
 
-    The grid falls: when ``sigma_max`` is already below ``sigma_min``, as with little noise on given data, it ends lower instead of rising,
+    The grid falls: when ``sigma_max`` is not above ``sigma_min``, as with little noise on given data, it ends lower instead of rising,
     at ``sigma_max / e`` (2 more in log-SNR, as `log_snr` does).
 
     Source: k-diffusion's schedule of the same name.
     """
-    if sigma_min > sigma_max:
+    if sigma_min >= sigma_max:
         sigma_min = noise_below(sigma_max)
     ramp = torch.linspace(1, 0, steps) ** rho
     sigmas = torch.exp(ramp * (math.log(sigma_max) - math.log(sigma_min)) + math.log(sigma_min))

@@ -39,20 +39,45 @@ def without_weights() -> Iterator[None]:
     Unlike inside ``torch.device("meta")``, buffers are real: those that no state dict holds (tables of positions, filters) could not be
     filled in afterwards. Affects the calling thread only.
     """
-    register, me, outer = nn.Module.register_parameter, threading.get_ident(), getattr(_building, "without_weights", False)
-
-    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and threading.get_ident() == me:
-            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
-        register(module, name, param)
-
-    nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]
+    outer = getattr(_building, "without_weights", False)
     _building.without_weights = True
+    _hook.enter()
     try:
         yield
     finally:
-        nn.Module.register_parameter = register
+        _hook.leave()
         _building.without_weights = outer
+
+
+class _RegistrationHook:
+    """Puts parameters of threads that build without weights on ``meta``. Installed while there is such a thread, in whatever order they end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_users = 0
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._num_users == 0:
+                register = nn.Module.register_parameter
+
+                def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+                    if param is not None and getattr(_building, "without_weights", False):
+                        param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+                    register(module, name, param)
+
+                self._original = register
+                nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]
+            self._num_users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users == 0:
+                nn.Module.register_parameter = self._original  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_hook = _RegistrationHook()
 
 
 def is_without_weights() -> bool:

@@ -6,7 +6,6 @@ Letters: B batch, K codebooks, T tokens per codebook, S steps of the sequence, V
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import PATTERNS
 
 NOTHING = -1  # in a table: no token here
+MAX_KEPT = 100  # patterns of a provider
 
 
 class LogitsOfPattern(NamedTuple):
@@ -125,7 +125,7 @@ class PatternProvider:
 
     def __init__(self, num_quantizers: PositiveInt) -> None:
         self.num_quantizers = num_quantizers
-        self._pattern = lru_cache(maxsize=100)(lambda num_tokens: Pattern(self.times(num_tokens), num_tokens))
+        self._patterns: dict[int, Pattern] = {}
 
     def times(self, num_tokens: int) -> Tensor:
         """The table of a `Pattern`: (K, S)."""
@@ -133,7 +133,11 @@ class PatternProvider:
 
     def get_pattern(self, num_tokens: int) -> Pattern:
         """The pattern for ``num_tokens`` tokens per codebook; kept for the next time."""
-        return self._pattern(num_tokens)
+        if num_tokens not in self._patterns:
+            if len(self._patterns) >= MAX_KEPT:
+                self._patterns.clear()
+            self._patterns[num_tokens] = Pattern(self.times(num_tokens), num_tokens)
+        return self._patterns[num_tokens]
 
 
 def one_token_per_step(places: Sequence[tuple[int, int]], num_quantizers: int) -> Tensor:
