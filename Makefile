@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# PyPI's PyTorch for Linux brings gigabytes of CUDA. Without an NVIDIA GPU its CPU build is tried, unless pip is told to look elsewhere.
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
+WANTS_CPU_BUILD = [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(PIP) config list | grep -qE "index|find-links"
 # Tests run one process per core, so each process computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= auto
@@ -38,8 +42,9 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	if $(WANTS_CPU_BUILD); then $(PIP) install -q --retries 1 --no-deps -c constraints.txt --index-url $(CPU_BUILDS) torch || true; fi
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
 clean:

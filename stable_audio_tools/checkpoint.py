@@ -40,6 +40,8 @@ DESCRIPTIONS: Mapping[Kind, str] = {
     "lm": "a language model (unwrapped)",
     "unknown": "a state dict of some other model",
 }
+FOREIGN = re.compile(r"^losses\.losses\.|\.online_model\.")  # what training checkpoints of the original hold besides
+MODELS: Mapping[Kind, str] = {"diffusion": "a diffusion model", "autoencoder": "an autoencoder"}
 WANTED_BY: Mapping[Kind, str] = {
     "wrapped": "resume it with --ckpt-path of train.py, or make a model of it with unwrap_model.py",
     "diffusion": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
@@ -251,6 +253,27 @@ def unwrap_state_dict(state_dict: Mapping[str, Tensor], *, use_ema: bool = True,
     raise CheckpointError(f"{path}: no model found in this training checkpoint; its keys begin with {_some(tops)}")
 
 
+def refuse_other_model(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> None:
+    """Refuse the training checkpoint of another kind of model.
+
+    Args:
+        checkpoint: A training checkpoint.
+        own: State dict of the model that the config describes, or of its training wrapper.
+
+    Raises:
+        CheckpointError: Saying what it is of.
+    """
+    found, wanted = _kind_inside(checkpoint.state_dict), _kind_inside(own)
+    if found != wanted and found in MODELS and wanted in MODELS:
+        raise CheckpointError(f"{checkpoint.path}: is a training checkpoint of {MODELS[found]}, but the config describes {MODELS[wanted]}")
+
+
+def _kind_inside(state_dict: Mapping[str, Tensor]) -> Kind:
+    """What the model is, whether it is wrapped or not."""
+    prefix = next((layout.model for layout in WRAPPED_LAYOUTS if any(key.startswith(layout.model) for key in state_dict)), "")
+    return kind_of({key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)})
+
+
 # ---- fitting weights to a model ---------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +351,7 @@ def load_model_weights(model: nn.Module, path: str | Path, *, use_ema: bool = Tr
     kind = kind_of(model.state_dict())
     state_dict = checkpoint.state_dict
     if checkpoint.kind == "wrapped":
+        refuse_other_model(checkpoint, model.state_dict())
         state_dict = unwrap_state_dict(state_dict, use_ema=use_ema, path=checkpoint.path)
         checkpoint = checkpoint._replace(kind=kind_of(state_dict))
         logger.info(
@@ -396,6 +420,11 @@ def require_wrapped(path: str | Path, *, flag: str = "--ckpt-path") -> Checkpoin
     Raises:
         CheckpointError: If it is something else.
     """
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"{path}: is a folder, as --strategy deepspeed writes it, which {flag} cannot resume; "
+            "make a file of it with 'python zero_to_fp32.py', which DeepSpeed puts into the folder"
+        )
     checkpoint = read_checkpoint(path)
     if checkpoint.kind != "wrapped":
         raise checkpoint.wrong_kind("a training checkpoint to resume", flag)
@@ -411,10 +440,17 @@ def require_fit(wrapper: nn.Module, checkpoint: Checkpoint, *, flag: str = "--ck
     """Refuse the training checkpoint of another model, before anything is restored from it.
 
     Raises:
-        CheckpointError: If a tensor is missing, of another shape, or has no place.
+        CheckpointError: If it is of another kind of model, or a tensor is missing, of another shape, or has no place.
     """
+    refuse_other_model(checkpoint, wrapper.state_dict())
     report = compare_state_dict(wrapper, checkpoint.state_dict)
-    if not report.is_complete or report.unexpected:
+    if report.unexpected and (report.is_complete or any(FOREIGN.search(key) for key in report.unexpected)):
+        raise CheckpointError(
+            f"{checkpoint.path}: holds what this run does not keep ({_some(report.unexpected)}), as checkpoints of another program or "
+            "config do; that run cannot be resumed here: make a model of it with unwrap_model.py, and start from that "
+            "with --pretrained-ckpt-path"
+        )
+    if not report.is_complete:
         raise CheckpointError(f"{checkpoint.path}: does not fit this run: {report}; {flag} resumes a run with the same model config")
 
 

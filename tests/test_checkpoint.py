@@ -263,7 +263,7 @@ def test_a_tensor_without_a_place_is_no_fit(files, train_briefly, configs):
     checkpoint = read_checkpoint(files["wrapped diffusion"])
     require_fit(wrapper, checkpoint)
     message = message_of(require_fit, wrapper, checkpoint._replace(state_dict={**checkpoint.state_dict, "extra": torch.ones(1)}))
-    assert "; not in the model: extra; --ckpt-path resumes" in message
+    assert ": holds what this run does not keep (extra), as checkpoints of another program" in message
 
 
 def test_a_new_run_starts_only_from_a_model_of_its_kind(files, build):
@@ -302,7 +302,7 @@ def test_pretransforms_are_filled_completely_or_not_at_all(tmp_path, files, buil
 def test_inference_takes_models_of_its_kind_only(files, build):
     expected = f"{files['autoencoder']}: is {AUTOENCODER}, but this model wants {DIFFUSION}; {TAKES['autoencoder']}"
     assert message_of(load_model_weights, build("diffusion"), files["autoencoder"]) == expected
-    expected = f"{files['wrapped autoencoder']}: is {AUTOENCODER}, but this model wants {DIFFUSION}; {TAKES['autoencoder']}"
+    expected = f"{files['wrapped autoencoder']}: is a training checkpoint of an autoencoder, but the config describes a diffusion model"
     assert message_of(load_model_weights, build("diffusion"), files["wrapped autoencoder"]) == expected
 
 

@@ -100,7 +100,7 @@ DOCUMENTED = {  # what the documents promise, and its default where they name on
     "name": "stable_audio_tools", "batch_size": 4, "save_top_k": -1, "recover": False, "num_nodes": 1, "strategy": "auto",
     "precision": "auto", "num_workers": 6, "seed": 42, "accum_batches": 1, "checkpoint_every": 10000, "val_every": -1, "ckpt_path": None,
     "pretrained_ckpt_path": None, "pretransform_ckpt_path": None, "val_dataset_config": None, "gradient_clip_val": 0.0,
-    "remove_pretransform_weight_norm": "", "num_gpus": None, "project": None, "save_dir": Path("runs"),
+    "remove_pretransform_weight_norm": "", "num_gpus": None, "project": None, "save_dir": "runs",
 }  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_every_flag_of_the_guides_commands_is_accepted():
         --save-dir outputs --num-gpus 2 --num-nodes 1 --accum-batches 4 --strategy ddp --seed 1 --checkpoint-every 500"""
     params = parsed(*fine_tuning.split())
     assert (params["batch_size"], params["precision"], params["num_gpus"], params["accum_batches"]) == (8, "16-mixed", 2, 4)
-    assert (params["pretransform_ckpt_path"], params["save_dir"]) == (Path("vae_model.ckpt"), Path("outputs"))
+    assert (params["pretransform_ckpt_path"], params["save_dir"]) == (Path("vae_model.ckpt"), "outputs")
 
 
 def test_a_defaults_file_of_ones_own(tmp_path):
@@ -261,6 +261,5 @@ def test_what_cannot_be_unwrapped(wrapped, tmp_path, monkeypatch):
     assert str(caught.value) == "once.ckpt: is an autoencoder (unwrapped) already: there is nothing to unwrap"
     with pytest.raises(CheckpointError) as caught:
         unwrap(wrapped["diffusion"][0], checkpoint, name="other", use_safetensors=False, online=False)
-    assert str(caught.value).startswith(f"{checkpoint}: does not fit the model in {wrapped['diffusion'][0]}: 0 of the model's ")
-    assert str(caught.value).endswith("; was it trained with this config?")
+    assert str(caught.value) == f"{checkpoint}: is a training checkpoint of an autoencoder, but the config describes a diffusion model"
     assert os.listdir(tmp_path) == ["once.ckpt"]

@@ -18,6 +18,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ AUDIO_EXTENSIONS = frozenset(
 
 _SAVE_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 _MAX_CHANNELS = 64  # more are a transposed tensor
+_MAX_RATE = 2**31 - 1  # what libsndfile can hold
 _CLIPPING_TOLERANCE_DB = -60.0  # an overshoot that nobody hears is clipped without a word
 _WRITE_BLOCK_FRAMES = 1 << 16  # libvorbis overflows its stack on long writes (libsndfile 1.2.2)
 
@@ -116,9 +118,10 @@ def load(path: str | os.PathLike[str], *, start: int = 0, num_frames: int | None
         AudioError: If the file cannot be decoded, holds NaN or Inf, ends before ``start``, or is shorter than its header says.
     """
     name = os.fspath(path)
-    if start < 0 or (num_frames is not None and num_frames < 1) or (sample_rate is not None and sample_rate < 1):
+    bounds = ((start, 0), (num_frames, 1), (sample_rate, 1))
+    if not all(value is None or (isinstance(value, Integral) and value >= least) for value, least in bounds):
         given = f"start={start}, num_frames={num_frames}, sample_rate={sample_rate}"
-        raise AudioError(f"{name}: cannot load {given}; start must be at least 0, num_frames and sample_rate at least 1")
+        raise AudioError(f"{name}: cannot load {given}; start must be at least 0, num_frames and sample_rate at least 1, all whole numbers")
 
     def read(decoder: Decoder) -> Audio:
         rate = sample_rate or decoder.sample_rate
@@ -164,6 +167,8 @@ def save(
     if not soundfile.check_format(file_format, subtype):
         allowed = ", ".join(sorted(soundfile.available_subtypes(file_format)))
         raise AudioError(f"{target}: {file_format} has no subtype {subtype}; allowed are {allowed}")
+    if not isinstance(sample_rate, Integral) or not 1 <= sample_rate <= _MAX_RATE:
+        raise AudioError(f"{target}: cannot save at a sample rate of {sample_rate!r}; expected a whole number of Hz, 1 to {_MAX_RATE}")
     samples = _storable(audio, str(target), subtype)  # (T, C)
     tags = make_tags(metadata or {}, path=str(target))
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -214,6 +219,8 @@ def _read_resampled(decoder: Decoder, path: str, start: int, num_frames: int | N
 
 def _storable(audio: Tensor, path: str, subtype: str) -> NDArray[Any]:
     """Checked (T, C) samples in the dtype to hand to libsndfile."""
+    if not isinstance(audio, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AudioError(f"{path}: cannot save {type(audio).__name__}; expected a tensor (torch.as_tensor makes one)")
     if audio.dim() not in (1, 2) or not audio.numel() or (audio.dim() == 2 and audio.shape[0] > _MAX_CHANNELS):
         raise AudioError(
             f"{path}: cannot save a tensor of shape {tuple(audio.shape)}; expected (channels, samples) or (samples,), not empty"

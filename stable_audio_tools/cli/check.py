@@ -13,7 +13,7 @@ def check(files: Annotated[list[Path], typer.Argument(help="Model or dataset con
 
     Exit status 1 if there is any mistake; warnings alone are fine.
     """
-    from stable_audio_tools.config.check import check_source
+    from stable_audio_tools.config.check import check_files, check_source
     from stable_audio_tools.config.source import read_source
     from stable_audio_tools.errors import ConfigError
 
@@ -25,7 +25,7 @@ def check(files: Annotated[list[Path], typer.Argument(help="Model or dataset con
             print(error)
             num_wrong += 1
             continue
-        mistakes = check_source(source)
+        mistakes = [*check_source(source), *check_files(source)]
         errors = [mistake for mistake in mistakes if mistake.kind != "warning"]
         num_wrong += bool(errors)
         for line in source.report(mistakes):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import configparser
+import logging
 import shlex
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.registry import closest
 
+if TYPE_CHECKING:
+    from stable_audio_tools.training.run import TrainResult
+
+log = logging.getLogger(__name__)
 Files, Machines, Saving = "Files", "Machines", "Saving and logging"
 
 
@@ -100,11 +105,12 @@ def train(
         int, typer.Option(min=-1, help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)
     ] = -1,
     val_every: Annotated[int, typer.Option(min=-1, help="Steps between validations; -1: once per pass.", rich_help_panel=Saving)] = -1,
-    save_dir: Annotated[Path, typer.Option(help="Where run folders go.", rich_help_panel=Saving)] = Path("runs"),
+    save_dir: Annotated[str, typer.Option(help="Where run folders go.", rich_help_panel=Saving)] = "runs",
     logger: Annotated[
         LoggerChoice,
         typer.Option(help="auto: TensorBoard and CSV, and Weights & Biases if logged in there.", rich_help_panel=Saving),
     ] = LoggerChoice.auto,
+    wandb_config: Annotated[str | None, typer.Option(help="Has no effect; older scripts give it.", hidden=True)] = None,
     project: Annotated[str | None, typer.Option(help="Same as --name, for older scripts.", hidden=True)] = None,
     remove_pretransform_weight_norm: Annotated[
         str, typer.Option(help="'pre_load' or 'post_load': collapse the pretransform's weight norm before or after loading.")
@@ -118,15 +124,23 @@ def train(
         raise ConfigError(f"--num-gpus {num_gpus} and --devices {devices} say different things; give one of them")
     from stable_audio_tools.cli.main import quiet_lightning
     from stable_audio_tools.config.check import parse_model_config
+    from stable_audio_tools.config.source import read_source
 
-    parse_model_config(model_config, strict=True)  # mistakes are told before anything heavy is imported
+    if wandb_config is not None:
+        log.warning("--wandb-config has no effect; Weights & Biases reads its settings from WANDB_... environment variables")
+    source = read_source(model_config)
+    parse_model_config(source, strict=True)  # mistakes are told before anything heavy is imported
+    from pytorch_lightning.utilities import rank_zero_only
+
     from stable_audio_tools.training.run import TrainOptions
     from stable_audio_tools.training.run import train as run
 
     quiet_lightning()
+    if rank_zero_only.rank:  # pyright: ignore[reportFunctionMemberAccess]
+        logging.getLogger("stable_audio_tools").setLevel(logging.WARNING)  # the first process says it
     result = run(
         TrainOptions(
-            model_config=model_config,
+            model_config=source,
             dataset_config=dataset_config,
             val_dataset_config=val_dataset_config,
             name=project or name,
@@ -153,6 +167,13 @@ def train(
             remove_pretransform_weight_norm=remove_pretransform_weight_norm,
         )
     )
+    _tell(result, model_config)
+
+
+def _tell(result: TrainResult, model_config: Path) -> None:
+    """Say what the run left and what to do with it; only once, whatever the number of its processes."""
+    if not result.is_main:
+        raise typer.Exit(128 + result.stop_signal if result.stop_signal is not None else 0)
     if result.checkpoint is not None:
         print(f"last checkpoint: {result.checkpoint}")
     if result.stop_signal is not None:
@@ -173,6 +194,9 @@ def script() -> None:
 
     from stable_audio_tools.cli.main import script_of
 
+    for flag in [index for index, argument in enumerate(sys.argv[:-1]) if argument == "--recover"]:
+        if sys.argv[flag + 1].lower() in ("true", "false"):  # older scripts give a value
+            sys.argv[flag : flag + 2] = ["--recover" if sys.argv[flag + 1].lower() == "true" else "--no-recover"]
     if not any(argument.startswith("--config-file") for argument in sys.argv):
         beside = Path(sys.argv[0]).resolve().parent / "defaults.ini"
         if beside.is_file():

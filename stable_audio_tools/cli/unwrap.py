@@ -19,7 +19,7 @@ def unwrap(
     from stable_audio_tools.config.check import parse_model_config
 
     parse_model_config(model_config)  # mistakes are told before anything heavy is imported
-    from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, save_model_weights, unwrap_state_dict
+    from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, refuse_other_model, save_model_weights, unwrap_state_dict
     from stable_audio_tools.errors import CheckpointError, ConfigError
     from stable_audio_tools.models import create_model_from_config_path
 
@@ -31,6 +31,7 @@ def unwrap(
     if checkpoint.kind != "wrapped":
         raise CheckpointError(f"{ckpt_path}: is {checkpoint.description} already: there is nothing to unwrap")
     model = create_model_from_config_path(model_config)
+    refuse_other_model(checkpoint, model.state_dict())
     report = copy_state_dict(model, unwrap_state_dict(checkpoint.state_dict, use_ema=not online, path=str(ckpt_path)))
     if not report.is_complete:
         raise CheckpointError(f"{ckpt_path}: does not fit the model in {model_config}: {report}; was it trained with this config?")

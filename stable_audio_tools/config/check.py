@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from stable_audio_tools.config.base import Component, Strict, part_mistakes
+from stable_audio_tools.config.dataset import AudioFolder
 from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS, ModelConfig, PretransformBlock
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.errors import ConfigError
@@ -53,6 +54,21 @@ def check_dataset_config(data: Any) -> list[Mistake]:
     return list(part_mistakes(DATASETS, kind, ("dataset_type",), config, ()))
 
 
+def check_files(source: Source) -> list[Mistake]:
+    """Folders and files that a dataset config names and that do not exist here. None of anything else, or of a config with mistakes."""
+    data = without_comments(source.data)
+    if not isinstance(data, dict) or "dataset_type" not in data or any(m.kind != "warning" for m in check_source(source)):
+        return []
+    config = cast("dict[str, Any]", data)
+    found: list[Mistake] = []
+    for parameter in DATASETS.schema(config["dataset_type"]).parameters:
+        if AudioFolder in typing.get_args(parameter.annotation):
+            for index, folder in enumerate(config.get(parameter.name) or []):
+                absent = AudioFolder.model_validate(folder).absent(source.folder)
+                found += [mistake.under(parameter.name, index) for mistake in absent]
+    return found
+
+
 def check_source(source: Source) -> list[Mistake]:
     """Check a config of either kind, told apart by its ``model_type`` or ``dataset_type``."""
     data = source.data
@@ -63,7 +79,7 @@ def check_source(source: Source) -> list[Mistake]:
     return check_model_config(data)
 
 
-def parse_model_config(config: str | Path | Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
+def parse_model_config(config: str | Path | Mapping[str, Any] | Source, *, strict: bool = False) -> ModelConfig:
     """Read a model config into its typed, frozen form. The argument is read, never written.
 
     Args:
@@ -215,6 +231,7 @@ def _trunk_types(annotation: Any) -> Iterator[type[Strict]]:
 __all__ = [
     "PretransformBlock",
     "check_dataset_config",
+    "check_files",
     "check_model_config",
     "check_source",
     "parse_block",

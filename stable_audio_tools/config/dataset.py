@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
 from stable_audio_tools.config.base import Strict
+from stable_audio_tools.registry import Mistake
 
 
 class AudioFolder(Strict):
@@ -17,7 +23,24 @@ class AudioFolder(Strict):
     """
 
     id: str
-    path: str
+    path: str = Field(min_length=1)
     custom_metadata_module: str | None = None
     captions_file: str | None = None
     caption: str | None = None
+
+    def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
+        """Mistakes about files that do not exist on this machine; locations relative to this object."""
+        folder = resolve(self.path, base_dir)
+        if not folder.is_dir():
+            yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
+        for key, path in (("custom_metadata_module", self.custom_metadata_module), ("captions_file", self.captions_file)):
+            if path and not resolve(path, base_dir).is_file():
+                yield Mistake((key,), f"{resolve(path, base_dir)}: no such file")
+
+
+def resolve(path: str, base_dir: Path | None) -> Path:
+    """A path as the user meant it: from where the command runs, or from the config file's folder if it exists only there."""
+    given = Path(path).expanduser()
+    if given.is_absolute() or given.exists() or base_dir is None or not (base_dir / given).exists():
+        return given
+    return base_dir / given

@@ -58,8 +58,8 @@ class Source(NamedTuple):
         return self.positions.get(location, (1, 1))
 
 
-def read_source(config: str | Path | Mapping[str, Any], *, name: str = "config") -> Source:
-    """Read a JSON file, or take a dict as it is.
+def read_source(config: str | Path | Mapping[str, Any] | Source, *, name: str = "config") -> Source:
+    """Read a JSON file, or take a dict, or what was read before, as it is.
 
     Args:
         config: Path of a JSON file, or the config itself.
@@ -68,6 +68,8 @@ def read_source(config: str | Path | Mapping[str, Any], *, name: str = "config")
     Raises:
         ConfigError: If it is neither, or the file cannot be read or is not JSON; the message then has the line and column.
     """
+    if isinstance(config, Source):
+        return config
     if isinstance(config, Mapping):
         return Source(config, name)
     if not isinstance(config, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_audio_tools.audio import apply_crop, force_channels, load, pad_crop, plan_crop, probe
-from stable_audio_tools.config.dataset import AudioFolder
+from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.files import find_audio_files
 from stable_audio_tools.data.metadata import Captions, CustomMetadata, MetadataModule
@@ -92,6 +93,9 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         if isinstance(force_channels, str) and force_channels not in names:
             raise DataError(f"force_channels must be 'mono', 'stereo' or a number, got {force_channels!r}")
         self.num_channels = names[force_channels] if isinstance(force_channels, str) else force_channels
+        for name, number in (("sample_size", sample_size), ("sample_rate", sample_rate), ("force_channels", self.num_channels)):
+            if not isinstance(number, Integral) or number < 1:
+                raise DataError(f"{name} must be a whole number of at least 1, got {number!r}")
         self.augment_phase = augment_phase
         if not configs:
             raise DataError("datasets: the list is empty; give at least one folder")
@@ -102,6 +106,9 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         # Frames of each file at its own rate, or why it is not used; shared by all workers of this process.
         self.lengths = torch.full((len(self.files),), UNKNOWN, dtype=torch.int64).share_memory_()
         self.rates = torch.zeros(len(self.files), dtype=torch.int64).share_memory_()
+        # Files of which a crop was silent, or rejected by their metadata module; other crops of them may be used.
+        self.silent = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
+        self.rejected = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
 
     @property
     def filenames(self) -> list[str]:
@@ -149,6 +156,7 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
             return None, str(error)
         crop = apply_crop(span.samples, plan)
         if float(crop.audio.abs().max()) < 10 ** (SILENCE_DB / 20):
+            self.silent[index] = True
             return None, f"{file.path}: silent from {plan.seconds_start} s"
         polarity = -1.0 if self.augment_phase and rng.random() < 0.5 else 1.0
         audio = force_channels((crop.audio * polarity).clamp(-1, 1), self.num_channels)  # (C, T)
@@ -167,8 +175,9 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         if file.custom_metadata is not None:
             metadata |= file.custom_metadata(metadata, audio) or {}
         if metadata.pop("__reject__", False):
+            self.rejected[index] = True
             return None, f"{file.path}: rejected by the metadata module"
-        for name, extra in metadata.pop("__audio__", {}).items():
+        for name, extra in _further_audio(file, metadata.pop("__audio__", {})).items():
             start = min(plan.start, extra.shape[-1])
             cropped = pad_crop(extra, self.sample_size, start=start).audio * polarity
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
@@ -179,11 +188,35 @@ class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         """How many files have turned out to be unreadable so far."""
         return int((self.lengths == UNREADABLE).sum())
 
+    @property
+    def num_skipped(self) -> int:
+        """How many files were unreadable, or had a silent or rejected crop, so far."""
+        return int(((self.lengths == UNREADABLE) | self.silent | self.rejected).sum())
+
     def summary(self) -> str:
-        """How many files have turned out to be unreadable so far, and the first few of them."""
-        bad = (self.lengths == UNREADABLE).nonzero().flatten().tolist()
-        names = ", ".join(str(self.files[index].path) for index in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        return f"{len(bad)} of {len(self.files)} files unreadable{f' ({names})' if bad else ''}"
+        """How many files were unreadable, or had a silent or rejected crop, so far, and the first few of each."""
+        text = f"{self.num_unreadable} of {len(self.files)} files unreadable{self._first(self.lengths == UNREADABLE)}"
+        for what, affected in (("silent", self.silent), ("rejected", self.rejected)):
+            if affected.any():
+                text += f"; {int(affected.sum())} with {what} crops, which were replaced{self._first(affected)}"
+        return text
+
+    def _first(self, chosen: Tensor) -> str:
+        """The first few of the chosen files, in brackets."""
+        indices = chosen.nonzero().flatten().tolist()
+        names = ", ".join(str(self.files[index].path) for index in indices[:5]) + (", ..." if len(indices) > 5 else "")
+        return f" ({names})" if indices else ""
+
+
+def _further_audio(file: _File, given: Any) -> Mapping[str, Tensor]:
+    """What a metadata module returned as ``__audio__``, checked."""
+    if not isinstance(given, Mapping):
+        raise DataError(f"{file.path}: __audio__ is a dictionary of audio (C, T) by name, got {type(given).__name__}")
+    for name, extra in given.items():
+        if not isinstance(extra, Tensor) or extra.dim() != 2 or not extra.is_floating_point():
+            shape = f"{extra.dtype} {tuple(extra.shape)}" if isinstance(extra, Tensor) else type(extra).__name__
+            raise DataError(f"{file.path}: __audio__[{name!r}] is a float tensor (C, T), got {shape}")
+    return given
 
 
 def _stream(key: int | ItemKey, purpose: str | int) -> Any:
@@ -196,20 +229,9 @@ def _stream(key: int | ItemKey, purpose: str | int) -> Any:
 def _files_of(config: LocalDatasetConfig) -> list[_File]:
     folder = Path(config.path)
     paths = find_audio_files(folder)
-    captions = config.captions
-    if captions is not None and captions.table is not None and captions.caption is None:
-        known = [path for path in paths if captions.key in captions(path)]
-        if len(known) < len(paths):
-            missing = sorted(set(paths) - set(known))
-            names = ", ".join(path.name for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
-            logger.warning(
-                "%s: left out %d of %d files that have no caption in %s (%s); add them, or give the folder a 'caption'",
-                folder, len(missing), len(paths), captions.table, names,
-            )  # fmt: skip
-        if not known:
-            raise DataError(f"{captions.table}: none of its paths is a file below {folder}; paths are relative to that folder")
-        paths = known
-    return [_File(path, folder, captions, config.custom_metadata_fn) for path in paths]
+    if config.captions is not None:
+        paths = config.captions.select(paths)
+    return [_File(path, folder, config.captions, config.custom_metadata_fn) for path in paths]
 
 
 @DATASETS.register("audio_dir")
@@ -241,19 +263,8 @@ def audio_dir(
 
 def _local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
     path = resolve(folder.path, base_dir)
-    module = folder.custom_metadata_module
     table = resolve(folder.captions_file, base_dir) if folder.captions_file else None
-    return LocalDatasetConfig(
-        folder.id,
-        str(path),
-        MetadataModule(resolve(module, base_dir)) if module else None,
-        Captions(path, table=table, caption=folder.caption),
-    )
-
-
-def resolve(path: str, base_dir: Path | None) -> Path:
-    """A path as the user meant it: from where the command runs, or from the config file's folder if it exists only there."""
-    given = Path(path).expanduser()
-    if given.is_absolute() or given.exists() or base_dir is None or not (base_dir / given).exists():
-        return given
-    return base_dir / given
+    module = MetadataModule(resolve(folder.custom_metadata_module, base_dir)) if folder.custom_metadata_module else None
+    if module is not None:
+        module.load()  # only to find its mistakes now: each worker runs it anew, since open files cannot be shared
+    return LocalDatasetConfig(folder.id, str(path), module, Captions(path, table=table, caption=folder.caption))

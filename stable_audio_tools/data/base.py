@@ -41,15 +41,20 @@ class ItemKey(NamedTuple):
 
 @runtime_checkable
 class Summarised(Protocol):
-    """A dataset that can say which of its files were of no use; a training run says so when it ends."""
+    """A dataset that can say which of its files were of no use; its loader says so after a pass, a training run when it ends."""
 
     @property
     def num_unreadable(self) -> int:
         """How many files have turned out to be unreadable so far."""
         ...
 
+    @property
+    def num_skipped(self) -> int:
+        """How many files, or parts of them, were not used so far, for whatever reason."""
+        ...
+
     def summary(self) -> str:
-        """How many files have turned out to be unreadable so far, and the first few of them."""
+        """How many files were not used so far, why, and the first few of them."""
         ...
 
 

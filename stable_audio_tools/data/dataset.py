@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.config.check import check_dataset_config
-from stable_audio_tools.config.source import read_source
+from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.audio_dir import LocalDatasetConfig, SampleDataset
 from stable_audio_tools.data.files import fast_scandir
 from stable_audio_tools.data.loader import ResumableLoader, collation_fn, make_loader
@@ -17,13 +18,14 @@ from stable_audio_tools.registry.schema import without_comments
 
 
 def create_dataloader_from_config(
-    dataset_config: Mapping[str, Any] | str | Path,
+    dataset_config: Mapping[str, Any] | str | Path | Source,
     batch_size: int,
     sample_size: int,
     sample_rate: int,
     audio_channels: int = 2,
     num_workers: int = 4,
     shuffle: bool = True,
+    seed: int | None = None,
 ) -> ResumableLoader:
     """Make the loader that a dataset config describes.
 
@@ -35,11 +37,15 @@ def create_dataloader_from_config(
         audio_channels: Channels of each item.
         num_workers: Processes that load data; 0 loads in this one.
         shuffle: Whether to shuffle.
+        seed: Of the order and of the crops; None draws one from torch's global stream.
 
     Raises:
         ConfigError: With every mistake in the config.
-        DataError: If there is no data, or less than one batch of it.
+        DataError: If there is no data, or less than one batch of it, or a number is out of range.
     """
+    for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if not isinstance(number, Integral) or number < least:
+            raise DataError(f"{name} must be a whole number of at least {least}, got {number!r}")
     source = read_source(dataset_config, name="dataset config")
     mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
     if mistakes:
@@ -58,7 +64,7 @@ def create_dataloader_from_config(
         raise DataError(
             f'{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false'
         )
-    return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last)
+    return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last, seed=seed)
 
 
 __all__ = ["LocalDatasetConfig", "SampleDataset", "collation_fn", "create_dataloader_from_config", "fast_scandir"]

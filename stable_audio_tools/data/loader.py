@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.data.base import ItemKey, Summarised
+from stable_audio_tools.errors import StableAudioError
+
+logger = logging.getLogger(__name__)
 
 
 class ResumableSampler(DistributedSampler[ItemKey]):
@@ -67,36 +71,86 @@ class ResumableSampler(DistributedSampler[ItemKey]):
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A `DataLoader` with ``state_dict`` and ``load_state_dict``, which Lightning calls when it saves and resumes."""
+    """A `DataLoader` with ``state_dict`` and ``load_state_dict``, which Lightning calls when it saves and resumes.
 
-    _delivered = 0  # batches of this pass
+    The position is kept in items over all processes, so that a run may go on with batches of another size.
+
+    Attributes:
+        resumed_at: Batches of this pass that count as done, if the run that was resumed had batches of another size; None otherwise.
+    """
+
+    resumed_at: int | None = None
+    _before = 0  # items of this process that an earlier part of the run has used in this pass
+    _delivered = 0  # batches of this pass since
+    _num_told = 0  # of the files that were skipped
 
     def __iter__(self) -> Any:
         if isinstance(self.sampler, ResumableSampler):
             self.sampler.begin_pass()
-            self._delivered = self.sampler.start // (self.batch_size or 1)
+            self._before, self._delivered = self.sampler.start, 0
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
+        for batch in _with_plain_errors(batches):
             self._delivered += 1
+            items = self._before + self._delivered * (self.batch_size or 1)
+            if self._batches_after(items) == 0:  # here, not after the loop: Lightning never asks for more than the last batch
+                self._say_what_was_skipped()
             yield batch
+
+    def _say_what_was_skipped(self) -> None:
+        """Once per pass, if it was more than before."""
+        if isinstance(self.dataset, Summarised) and self.dataset.num_skipped > self._num_told:
+            self._num_told = self.dataset.num_skipped
+            logger.info("data: %s", self.dataset.summary())
 
     def state_dict(self) -> dict[str, int]:
         """Where this pass has got to."""
         sampler = self.sampler
         assert isinstance(sampler, ResumableSampler)
-        is_done = self._delivered >= len(self)
-        return {"seed": sampler.seed, "epoch": sampler.epoch + is_done, "batches": 0 if is_done else self._delivered}
+        step, (world, _) = self.batch_size or 1, sampler._split()
+        items = self._before + self._delivered * step
+        is_done = self._batches_after(items) == 0
+        return {
+            "seed": sampler.seed,
+            "epoch": sampler.epoch + is_done,
+            "items": 0 if is_done else items * world,
+            "items_per_step": step * world,
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from there with the next pass that is started."""
         sampler = self.sampler
         assert isinstance(sampler, ResumableSampler)
+        step, (world, _) = self.batch_size or 1, sampler._split()
+        before, now = state.get("items_per_step", step * world), step * world
+        items = (state["items"] if "items" in state else state["batches"] * now) // world
+        left = self._batches_after(items)
         sampler.seed = state["seed"]
-        sampler.set_epoch(state["epoch"])
-        sampler.start = state["batches"] * (self.batch_size or 1)
-        self._delivered = state["batches"]
+        sampler.set_epoch(state["epoch"] + (left == 0))
+        sampler.start = self._before = items if left else 0
+        self._delivered = 0
+        self.resumed_at = None
+        if before != now:
+            self.resumed_at = len(self) - left if items else len(self)
+            logger.warning("resumed with %d items per batch (over all processes) instead of %d, after the same items", now, before)
+
+    def _batches_after(self, items: int) -> int:
+        """Batches that a pass has left after so many items of this process."""
+        left, step = len(self.sampler) - items, self.batch_size or 1  # type: ignore[arg-type]
+        return left // step if self.drop_last else -(-left // step)
+
+
+def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Our errors as they were raised in a worker: torch hands them over with the worker's traceback for a message."""
+    try:
+        yield from batches
+    except StableAudioError as error:
+        kind = type(error)
+        _, marker, message = str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+        if not marker:
+            raise
+        raise kind(message.strip()) from error
 
 
 def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:

@@ -6,7 +6,9 @@ import csv
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +16,11 @@ from torch import Tensor
 
 from stable_audio_tools.errors import ConfigError, DataError
 
+logger = logging.getLogger(__name__)
 CustomMetadata = Callable[[dict[str, Any], Tensor | None], Mapping[str, Any] | None]
 RESERVED = frozenset({"path", "relpath", "timestamps", "seconds_start", "seconds_total", "padding_mask", "sample_rate", "load_time"})
+INSTRUCTIONS = frozenset({"__reject__", "__audio__"})  # what only a metadata module can say
+NUM_READERS = 16  # threads: reading many small files is waiting for them
 
 
 class Captions:
@@ -41,30 +46,101 @@ class Captions:
         self.rows = read_captions(self.table, key) if self.table is not None else {}
 
     def __call__(self, path: Path) -> dict[str, Any]:
-        """Metadata of one audio file; without ``key`` if it has no caption."""
+        """Metadata of one audio file; without ``key`` if it has no caption.
+
+        Raises:
+            DataError: If a file beside it cannot be read, or says something that is no metadata.
+        """
+        return {key: value for key, value in self._read(path).items() if key not in RESERVED}
+
+    def select(self, paths: Sequence[Path]) -> list[Path]:
+        """Read the metadata of all files, so that mistakes are found before a run begins, and say what is odd about it.
+
+        Returns:
+            The files that have a caption, if there is a table; otherwise all.
+
+        Raises:
+            DataError: As for a call; or if the table is about other files.
+        """
+        with ThreadPoolExecutor(NUM_READERS) as readers:
+            found = dict(zip(paths, readers.map(self._read, paths), strict=True))
+        known = [path for path, metadata in found.items() if self.key in metadata]
+        if self.table is not None and not known:
+            raise DataError(f"{self.table}: none of its paths is a file below {self.folder}; paths are relative to that folder")
+        self._say_what_is_odd(found)
+        return known if self.table is not None else list(paths)
+
+    def _say_what_is_odd(self, found: Mapping[Path, Mapping[str, Any]]) -> None:
+        names = {self._name(path): metadata for path, metadata in found.items()}
+        absent = [name for name in self.rows if name not in names]
+        if absent:
+            logger.warning("%s: ignored %s, which are no audio files in %s", self.table, _some(absent, len(self.rows), "rows"), self.folder)
+        lacking = [name for name, metadata in names.items() if self.key not in metadata]
+        if lacking and self.table is not None:
+            logger.warning(
+                "%s: left out %s that have no caption in %s; add them, or give the folder a 'caption'",
+                self.folder, _some(lacking, len(names), "files"), self.table,
+            )  # fmt: skip
+        empty = [name for name, metadata in names.items() if metadata.get(self.key) == ""]
+        if empty:
+            logger.warning("%s: %s have an empty caption, and are trained on with it", self.folder, _some(empty, len(names), "files"))
+        measured = RESERVED & {key for metadata in names.values() for key in metadata}
+        if measured:
+            logger.warning(
+                "%s: ignored %s in the metadata beside the audio, since the dataset measures it; a custom_metadata_module can replace it",
+                self.folder, ", ".join(sorted(measured)),
+            )  # fmt: skip
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """All that the sources say, also what the dataset will measure itself."""
         metadata: dict[str, Any] = {} if self.caption is None else {self.key: self.caption}
-        metadata |= self.rows.get(path.relative_to(self.folder).as_posix(), {})
+        metadata |= self.rows.get(self._name(path), {})
         text, data = path.with_suffix(".txt"), path.with_suffix(".json")
         if text.is_file():
             metadata[self.key] = _read_text(text).strip()
         if data.is_file():
-            try:
-                values = json.loads(_read_text(data))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{data}:{error.lineno}:{error.colno}  not valid JSON: {error.msg}") from error
-            if not isinstance(values, dict):
-                raise DataError(f"{data}: a metadata file holds an object, got {type(values).__name__}")
-            if "caption" in values and self.key not in values:
-                values[self.key] = values["caption"]
-            metadata |= {key: value for key, value in values.items() if key not in RESERVED}
+            metadata |= _read_sidecar(data, self.key)
         return metadata
+
+
+def _read_sidecar(file: Path, key: str) -> dict[str, Any]:
+    try:
+        values = json.loads(_read_text(file))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}:{error.lineno}:{error.colno}  not valid JSON: {error.msg}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file}: a metadata file holds an object, got {type(values).__name__}")
+    metadata = cast("dict[str, Any]", values)
+    if "caption" in metadata and key not in metadata:
+        metadata[key] = metadata["caption"]
+    if key in metadata and not isinstance(metadata[key], str):
+        raise DataError(f"{file}: {key}: a caption is a text, got {metadata[key]!r:.60}")
+    _refuse_instructions(file, metadata)
+    return metadata
+
+
+def _refuse_instructions(file: Path, keys: Iterable[str]) -> None:
+    for key in INSTRUCTIONS.intersection(keys):
+        raise DataError(f"{file}: {key!r} is for the result of a custom_metadata_module; leave it out here")
+
+
+def _some(names: Sequence[str], total: int, what: str) -> str:
+    """How many, and the first few.
+
+    >>> _some(["a", "b", "c", "d"], 9, "files")
+    '4 of 9 files (a, b, c, ...)'
+    """
+    return f"{len(names)} of {total} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def read_captions(table: Path, key: str = "prompt") -> dict[str, dict[str, Any]]:
     """Read a captions table: path (with forward slashes) -> metadata.
 
     Raises:
-        DataError: If it is missing, lacks the columns ``path`` and ``caption``, or names a file twice.
+        DataError: If it is missing, lacks the columns ``path`` and ``caption``, names a file twice, or has a row of another length.
     """
     reader = csv.DictReader(io.StringIO(_read_text(table), newline=""))
     try:
@@ -75,13 +151,22 @@ def read_captions(table: Path, key: str = "prompt") -> dict[str, dict[str, Any]]
     caption = next((name for name in ("caption", key) if name in columns), None)
     if "path" not in columns or caption is None:
         raise DataError(f"{table}: needs a header with the columns 'path' and 'caption', got: {', '.join(columns) or 'nothing'}")
+    _refuse_instructions(table, columns)
     rows: dict[str, dict[str, Any]] = {}
     for line, row in lines:
-        path = (row["path"] or "").replace("\\", "/").removeprefix("./")
+        beyond: list[str] = row.get(None) or []  # type: ignore[call-overload]  # where DictReader puts fields that have no column
+        if any(beyond):
+            raise DataError(
+                f"{table}:{line}: {len(columns) + len(beyond)} fields, but the header has {len(columns)}; put a text that has a comma in "
+                "double quotes"
+            )
+        if row["path"] is None or row[caption] is None:
+            raise DataError(f"{table}:{line}: fewer fields than the header, which has {len(columns)}: {', '.join(columns)}")
+        path = row["path"].replace("\\", "/").removeprefix("./")
         if path in rows:
             raise DataError(f"{table}:{line}: {path!r} is named twice")
-        others = {name: value for name, value in row.items() if name and value is not None and name not in RESERVED and name != caption}
-        rows[path] = {**others, key: (row[caption] or "").strip()}
+        others = {name: value for name, value in row.items() if name and value is not None and name not in ("path", caption)}
+        rows[path] = {**others, key: row[caption].strip()}
     return rows
 
 
@@ -104,6 +189,8 @@ class MetadataModule:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise ConfigError(f"custom_metadata_module: {path}: no such file")
+        if path.suffix != ".py":
+            raise ConfigError(f"custom_metadata_module: {path}: is no Python file; its name must end in .py")
         self.path = path
         self._function: CustomMetadata | None = None
 

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,12 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
     output = settings.output
     _refuse_folder(output, settings, fresh)
     clips = _known_clips(settings, fresh)
+    minutes = settings.time_limit if fresh else _minutes_left(settings)
     decided = None if fresh else _marker(output).get("use_half")  # once: what was timed on a busy machine may come out differently later
     use_half = has_fast_bfloat16() if decided is None else decided
-    _make_folder(output, settings, fresh, use_half)
-    for line in plan(settings, use_half):
+    if minutes:
+        _make_folder(output, settings, fresh, use_half)
+    for line in plan(settings, use_half, minutes):
         say(line)
 
     say("\n1. sounds")
@@ -137,7 +139,7 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
 
     say("3. training")
     if not (output / "model.safetensors").exists():
-        checkpoint = _train(settings, config, len(train_clips), use_half, say)
+        checkpoint = _train(settings, config, len(train_clips), use_half, minutes, say)
         if checkpoint is None:
             return None
         model = _load(config, checkpoint)
@@ -165,14 +167,19 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None], fresh: bool 
     return evaluation
 
 
-def plan(settings: DemoSettings, use_half: bool) -> list[str]:
-    """What the demo is going to do, and how long it takes."""
+def plan(settings: DemoSettings, use_half: bool, minutes: float) -> list[str]:
+    """What the demo is going to do, and how long it takes, with so many minutes of training."""
+    precision = "bfloat16, which this processor computes quickly" if use_half else "float32"
+    if not minutes:
+        return [
+            f"The model in {settings.output}/ has had its training; only what is missing is made again (in {precision}).",
+            "More --minutes train it longer, up to --max-steps; --fresh starts anew.",
+        ]
     synthesised_here = f"{len(CLASSES)} kinds of sound that it synthesises itself"
     what = synthesised_here if settings.audio_dir is None else f"your sounds in {settings.audio_dir}"
-    precision = "bfloat16, which this processor computes quickly" if use_half else "float32"
     return [
         f"This trains a small text-to-audio model on {what}, generates from prompts it has not seen, and measures the result.",
-        f"It trains for at most {settings.time_limit:g} minutes (in {precision}) and takes about {settings.time_limit + 2:.0f} minutes "
+        f"It trains for at most {minutes:g} minutes (in {precision}) and takes about {minutes + 2:.0f} minutes "
         "in all. Ctrl-C stops it; the same command goes on.",
         f"Everything goes to {settings.output}/.",
     ]
@@ -230,9 +237,22 @@ def _refuse_folder(output: Path, settings: DemoSettings, fresh: bool) -> None:
         raise ConfigError(f"{output}: holds a demo with other settings; throw it away with --fresh, or choose another folder with --output")
 
 
+def _minutes_left(settings: DemoSettings) -> float:
+    """How long to train: all of the time if training has not ended; otherwise what is more than the time that it had, if steps are left."""
+    if not (settings.output / "model.safetensors").exists():
+        return settings.time_limit
+    checkpoints = find_checkpoints(settings.output / "training")
+    step = int(checkpoints[-1].stem.rpartition("step=")[2]) if checkpoints else settings.max_steps
+    if step >= settings.max_steps:
+        return 0.0
+    return max(0.0, settings.time_limit - replace(settings, minutes=_marker(settings.output)["minutes"]).time_limit)
+
+
 def _make_folder(output: Path, settings: DemoSettings, fresh: bool, use_half: bool) -> None:
     if fresh and _marker(output):
         shutil.rmtree(output)
+    (output / "model.safetensors").unlink(missing_ok=True)  # if there is one, its training is going to go on
+    shutil.rmtree(output / "generated", ignore_errors=True)
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
     with atomic_path(output / MARKER) as path:
         path.write_text(
@@ -259,11 +279,13 @@ def _known_clips(settings: DemoSettings, fresh: bool) -> ClipSet | None:
     return chosen(settings.audio_dir, settings.captions, settings.classes, seed=settings.seed)
 
 
-def _train(settings: DemoSettings, config: dict[str, Any], num_clips: int, use_half: bool, say: Callable[[str], None]) -> Path | None:
+def _train(
+    settings: DemoSettings, config: dict[str, Any], num_clips: int, use_half: bool, minutes: float, say: Callable[[str], None]
+) -> Path | None:
     """Train, or go on training; the last checkpoint, or None if it was stopped."""
     folder = settings.output / "training"
     existing = find_checkpoints(folder)
-    limit = TimeLimit(settings.time_limit * 60, settings.max_steps, say)
+    limit = TimeLimit(minutes * 60, settings.max_steps, say)
     repeat = max(1, -(-20 * settings.batch_size // num_clips))
     result = train(
         TrainOptions(

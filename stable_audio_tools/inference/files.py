@@ -36,6 +36,7 @@ from stable_audio_tools.inference.generation import (
     generate_diffusion_uncond,
 )
 from stable_audio_tools.inference.lm import generate_lm
+from stable_audio_tools.models.conditioners.base import as_number
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config_path
@@ -144,6 +145,7 @@ def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondCo
     metadata: dict[str, Any] = {}
     if isinstance(config, DiffusionCondConfig):
         metadata = _metadata(request, _ids(config.model.conditioning), sample_size / config.sample_rate)
+        _check_ranges(config.model.conditioning, metadata)
     init = _read(request.init_audio)
     kept = _read(request.inpaint_audio)
     init_noise_level = request.init_noise_level if request.init_noise_level is not None else 0.7 if in_time else 1.0
@@ -278,6 +280,10 @@ def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -
     if level is not None and (level < 0 or (in_time and level > 1)):
         allowed = "a time from 0 to 1" if in_time else "a level of at least 0"
         raise ConfigError(f"{flag} is {allowed} with sampler {sampler!r}, got {level:g}")
+    first = (100.0 if request.init_audio is None else 1.0) if level is None else level
+    last = 0.01 if request.sigma_min is None else request.sigma_min
+    if not in_time and not 0 < last <= first and not (first == 0 and request.init_audio is not None):
+        raise ConfigError(f"noise levels go from {flag} down to --sigma-min, which is above 0; got {first:g} and {last:g}")
     if request.negative_prompt is not None and request.cfg_scale == 1:
         raise ConfigError("--negative-prompt has no effect with --cfg-scale 1, which is no guidance")
 
@@ -354,6 +360,16 @@ def write_clip(path: Path, audio: Tensor, sample_rate: int, made_with: Mapping[s
 
 def _ids(conditioning: ConditioningModel | None) -> list[str]:
     return [block.id for block in conditioning.configs] if conditioning is not None else []
+
+
+def _check_ranges(conditioning: ConditioningModel | None, metadata: Mapping[str, Any]) -> None:
+    """Refuse what is no number where one is wanted, and say so where the model takes another one."""
+    for block in conditioning.configs if conditioning is not None else []:
+        lowest, highest = block.value("min_val"), block.value("max_val")
+        if block.id in metadata and highest is not None:
+            number, lowest = as_number(metadata[block.id], block.type), lowest or 0
+            if not lowest <= number <= highest:
+                logger.warning("%s %g: the model knows %g to %g, and takes the nearest of these", block.id, number, lowest, highest)
 
 
 def _metadata(request: GenerationRequest, ids: Sequence[str], seconds: float) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from stable_audio_tools.audio import prepare_audio
 from stable_audio_tools.config.model import shift_of
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SAMPLERS, SHIFTS
+from stable_audio_tools.inference.arguments import check_arguments
 from stable_audio_tools.inference.numerics import reference_numerics, seeded
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper, seconds_of
@@ -97,8 +98,10 @@ def generate_diffusion_cond(
         Audio (B, C, T) of ``sample_size`` rounded down, neither normalised nor clipped; or latents (B, D, L).
 
     Raises:
-        ConfigError: If conditions are missing or their number is not ``batch_size``, or a sampler option is wrong.
+        ConfigError: If conditions are missing or their number is not ``batch_size``, or a number or an option is wrong.
+        AudioError: If ``init_audio`` is no such pair, or holds NaN.
     """
+    _check(model, steps, batch_size, sample_size, seed, sampler_kwargs, init_audio=init_audio)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     conditioning = _per_item(conditioning, batch_size, "conditioning")
     negative_conditioning = _per_item(negative_conditioning, batch_size, "negative_conditioning")
@@ -186,6 +189,7 @@ def generate_diffusion_cond_inpaint(
     Raises:
         ConfigError: If the mask has another shape, or for the reasons of `generate_diffusion_cond`.
     """
+    _check(model, steps, batch_size, sample_size, seed, sampler_kwargs, init_audio=init_audio, inpaint_audio=inpaint_audio)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     conditioning = _per_item(conditioning, batch_size, "conditioning")
     negative_conditioning = _per_item(negative_conditioning, batch_size, "negative_conditioning")
@@ -251,6 +255,7 @@ def generate_diffusion_uncond(
     Raises:
         ConfigError: If a sampler option is wrong, or ``sample_size`` is too small.
     """
+    _check(model, steps, batch_size, sample_size, seed, sampler_kwargs, init_audio=init_audio)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     samples = _whole_steps(model, sample_size)
     with reference_numerics(), seeded(_seed(seed)):
@@ -262,6 +267,23 @@ def generate_diffusion_uncond(
             return model.model(x, t.to(x.device, non_blocking=True), **options.backbone)
 
         return _decoded(model, _sampled(model, predict, noise, init, steps, options), return_latents)
+
+
+def _check(
+    model: AnyDiffusionModel, steps: Any, batch_size: Any, sample_size: Any, seed: Any, options: Mapping[str, Any], **audio: Any
+) -> None:
+    own = _own_options(options.get("sampler_type") or default_sampler(model.diffusion_objective))
+    check_arguments(
+        steps=steps, batch_size=batch_size, sample_size=sample_size, seed=seed, audio=audio,
+        sampler_kwargs=options, known=(*SAMPLER_KEYS, *own), backbone=model.model,
+    )  # fmt: skip
+
+
+def _own_options(sampler: Any) -> set[str]:
+    """Names of a sampler's own options."""
+    return (
+        {parameter.name for parameter in SAMPLERS.schema(sampler).parameters} if isinstance(sampler, str) and sampler in SAMPLERS else set()
+    )
 
 
 # ---- lengths ---------------------------------------------------------------------------------------------------------------------
@@ -458,8 +480,7 @@ class _SamplerOptions(NamedTuple):
     @classmethod
     def of(cls, model: AnyDiffusionModel, sampler_kwargs: Mapping[str, Any]) -> _SamplerOptions:
         name = sampler_kwargs.get("sampler_type") or default_sampler(model.diffusion_objective)
-        keys = {parameter.name for parameter in SAMPLERS.schema(name).parameters} if name in SAMPLERS else set[str]()
-        own = {key: value for key, value in sampler_kwargs.items() if key in keys}
+        own = {key: value for key, value in sampler_kwargs.items() if key in _own_options(name)}
         if getattr(model, "sampling_version", "0.0.19") != "0.0.19" and name == "dpmpp":
             own.setdefault("floor", 1e-10)
         elsewhere = {*SAMPLER_KEYS, *own, "cfg_interval"}

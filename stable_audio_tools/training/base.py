@@ -8,12 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.randomness import isolated_randomness, random_state, restore_random_state
+from stable_audio_tools.training.randomness import isolated_randomness, random_state, restore_random_state, seed_streams
 
 Batch = tuple[Tensor, Any]
 VALIDATION_SEED = 42
@@ -72,12 +73,21 @@ class TrainingWrapper(pl.LightningModule):
     # ---- exact resumption: the streams that noise and timesteps are drawn from -------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random state, so that a resumed run draws what the uninterrupted one would have drawn."""
-        checkpoint["random_state"] = random_state()
+        """Add the random state of every process, so that a resumed run draws what the uninterrupted one would have drawn."""
+        checkpoint["random_state"] = of_every_process(random_state())
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Remember the random state until the first batch: what happens before it draws numbers too."""
-        self._random_state = checkpoint.get("random_state")
+        self._random_state = of_this_process(checkpoint.get("random_state"))
+
+    def on_train_start(self) -> None:
+        """Let processes differ from here on: they have built the same model, but must not draw the same noise for their items."""
+        if self.global_rank and self._random_state is None:
+            seed_streams(torch.initial_seed() + self.global_rank)
+            self.renew_streams()
+
+    def renew_streams(self) -> None:
+        """Draw anew what was drawn from the global streams when this was built, and should differ between processes."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Put the random state back, once."""
@@ -92,6 +102,22 @@ class TrainingWrapper(pl.LightningModule):
     def on_validation_end(self) -> None:
         """Give training its random numbers back."""
         self._validation.close()
+
+
+def of_every_process(state: Any) -> list[Any]:
+    """States (plain data) of all processes of a run, by rank. To be called by all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [state]
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, state)
+    return states
+
+
+def of_this_process(states: Any) -> Any:
+    """The state of this process in what `of_every_process` made; None, which starts afresh, if there were fewer processes."""
+    states = states if isinstance(states, list) else [states]
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return states[rank] if rank < len(states) else None
 
 
 def unbatch(batch: Any) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stable_audio_tools.checkpoint import atomic_path
+from stable_audio_tools.data.loader import ResumableLoader
 
 logger = logging.getLogger(__name__)
 NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt$")
@@ -57,10 +59,26 @@ class CheckpointCallback(pl.Callback):
         self._limit_val_batches: Any = None
         self._previous_handlers: dict[int, Any] = {}
 
+    # ---- what all processes share, and what a resumed run may change ---------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """All processes of a run have the folder of the first one: each has made a name of the time when it began."""
+        self.folder = trainer.strategy.broadcast(self.folder)
+
+    @staticmethod
+    def _count_batches_anew(trainer: pl.Trainer) -> None:
+        """Lightning counts the batches of a pass, but the loader goes on after the same items if batches have another size now."""
+        loader = trainer.train_dataloader
+        if isinstance(loader, ResumableLoader) and loader.resumed_at is not None:
+            current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+            current.ready = current.started = current.processed = loader.resumed_at
+            current.completed = loader.resumed_at - 1  # a checkpoint is written before its batch is counted as completed
+
     # ---- signals ---------------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals that ask a run to stop."""
+        self._count_batches_anew(trainer)
         self._last_step = trainer.global_step
         self._is_stopping = False
         if trainer.is_global_zero:
@@ -130,7 +148,10 @@ class CheckpointCallback(pl.Callback):
             # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
             by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
             for old in by_age[: -self.keep_last]:
-                old.unlink(missing_ok=True)
+                if old.is_dir():  # what sharded strategies write
+                    shutil.rmtree(old)
+                else:
+                    old.unlink(missing_ok=True)
 
 
 def find_checkpoints(folder: Path) -> list[Path]:

@@ -11,12 +11,13 @@ from torch import nn
 
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import ModelConfig
+from stable_audio_tools.config.source import Source
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DEMOS, WRAPPERS
 from stable_audio_tools.training.base import TrainingWrapper
 
 
-def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | Path, model: nn.Module) -> TrainingWrapper:
+def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | Path | Source, model: nn.Module) -> TrainingWrapper:
     """The LightningModule that trains a model.
 
     Args:
@@ -32,7 +33,7 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | 
     return WRAPPERS.build(config.model_type, model=model, config=config)
 
 
-def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Path, **kwargs: Any) -> pl.Callback | None:
+def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Path | Source, **kwargs: Any) -> pl.Callback | None:
     """The callback that makes the demos of ``training.demo``; None if there are none.
 
     Args:
@@ -45,7 +46,7 @@ def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Pat
     return DEMOS.build(config.model_type, config=config)
 
 
-def _with_training(model_config: Mapping[str, Any] | str | Path) -> ModelConfig:
+def _with_training(model_config: Mapping[str, Any] | str | Path | Source) -> ModelConfig:
     config = parse_model_config(model_config, strict=True)
     if config.training is None:
         raise ConfigError("the model config has no 'training' section, which says how to train the model")

@@ -186,6 +186,9 @@ def hyperparameters(config: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, item in value.items():
                 walk(item, f"{path}.{key}" if path else str(key))
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                walk(item, f"{path}.{index}")
         else:
             flat[path] = value if isinstance(value, (int, float, str, bool)) else str(value)
 

@@ -39,14 +39,19 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state(numpy_state)
 
 
+def seed_streams(seed: int) -> None:
+    """Seed every global random stream."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 @contextmanager
 def isolated_randomness(seed: int) -> Iterator[None]:
     """Seed every global random stream, and put them back as they were on exit."""
     before = random_state()
     try:
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
+        seed_streams(seed)
         yield
     finally:
         restore_random_state(before)

@@ -16,31 +16,34 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from stable_audio_tools.checkpoint import initialise_from, load_pretransform_weights, require_fit, require_wrapped
+from stable_audio_tools.checkpoint import Checkpoint, initialise_from, load_pretransform_weights, require_fit, require_wrapped
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import ModelConfig
-from stable_audio_tools.config.source import read_source
+from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.base import Summarised
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
 from stable_audio_tools.models.layers.parameters import count_parameters
+from stable_audio_tools.optional import require
+from stable_audio_tools.registry.schema import without_comments
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
 from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers, require_package
-from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
-Config = str | Path | Mapping[str, Any]
-RUN_STAMP = "STABLE_AUDIO_TOOLS_RUN_STAMP"
+Config = str | Path | Mapping[str, Any] | Source
+OPTIMIZER_KEYS = ("training.optimizer_configs", "training.learning_rate")
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # names that older scripts use
 
 
@@ -49,16 +52,16 @@ class TrainOptions:
     """Files and machines of a run; what the model is and how it learns stands in its config.
 
     Attributes:
-        model_config: JSON file, or the config itself.
+        model_config: JSON file, or the config itself, or what `read_source` made of either.
         dataset_config: JSON file, or the config itself.
         val_dataset_config: The same, for validation.
         name: Names the run's folder, and the project at services.
-        save_dir: Where run folders go.
+        save_dir: Where run folders go; ``runs`` if it is empty.
         run_folder: The run's folder itself, instead of one made from ``save_dir``, ``name`` and the time.
         ckpt_path: Training checkpoint to resume.
         pretrained_ckpt_path: Unwrapped model to start from.
         pretransform_ckpt_path: Unwrapped autoencoder for the pretransform.
-        recover: Resume the newest checkpoint of the newest run with this name, if there is one.
+        recover: Resume the checkpoint with this name that was written last, if there is one.
         batch_size: Items per device and step.
         num_workers: Processes that load data.
         seed: Of every random stream.
@@ -129,6 +132,7 @@ class TrainResult:
         wrapper: The training wrapper, with the trained model in it.
         step: Optimizer steps made in all.
         stop_signal: The signal that ended the run early, or None.
+        is_main: Whether this is the first process of the run, or the only one.
     """
 
     folder: Path
@@ -136,6 +140,7 @@ class TrainResult:
     wrapper: TrainingWrapper
     step: int
     stop_signal: int | None
+    is_main: bool = True
 
 
 def train(options: TrainOptions) -> TrainResult:
@@ -149,25 +154,31 @@ def train(options: TrainOptions) -> TrainResult:
         CheckpointError: If a checkpoint is of the wrong kind or does not fit.
         DataError: If there is no usable data.
     """
-    config = parse_model_config(options.model_config, strict=True)
+    source = read_source(options.model_config, name="model config")
+    options = replace(options, model_config=source)  # read once: the file may change while the run is set up
+    config = parse_model_config(source, strict=True)
     _refuse_impossible(options)
+    options = replace(options, dataset_config=read_source(options.dataset_config, name="dataset config"))
     if config.training is None or config.sample_size is None:
         missing = "training" if config.training is None else "sample_size"
-        raise ConfigError(f"{_name(options.model_config)}: {missing}: required for training, and missing")
-    ckpt_path = options.ckpt_path or (_newest_checkpoint(Path(options.save_dir) / options.name) if options.recover else None)
+        raise ConfigError(f"{source.name}: {missing}: required for training, and missing")
+    ckpt_path = options.ckpt_path or (_newest_checkpoint(Path(options.save_dir or "runs") / options.name) if options.recover else None)
     checkpoint = require_wrapped(ckpt_path) if ckpt_path is not None else None
-    pl.seed_everything(options.seed + int(os.environ.get("SLURM_PROCID", 0)), workers=True, verbose=False)
+    pl.seed_everything(options.seed, workers=True, verbose=False)  # the same for all processes, which build the same model
 
     loader = _loader(options, config, options.dataset_config, shuffle=True)
     validation = None
     if options.val_dataset_config is not None:
-        with isolated_randomness(options.seed):  # a run with validation starts from the same weights as one without
-            validation = _loader(options, config, options.val_dataset_config, shuffle=False)
-    model = create_model_from_config(read_source(options.model_config).data)
+        validation = _loader(options, config, options.val_dataset_config, shuffle=False)
+    model = create_model_from_config(source.data)
     _load_weights(model, options)
-    wrapper = create_training_wrapper_from_config(options.model_config, model)
+    wrapper = create_training_wrapper_from_config(source, model)
     if checkpoint is not None:
         require_fit(wrapper, checkpoint)
+        _compare_configs(checkpoint, source.data)
+        if -1 < options.max_steps <= checkpoint.extra.get("global_step", 0):
+            step = checkpoint.extra["global_step"]
+            logger.warning("%s is at step %d, so --max-steps %d leaves nothing to do", ckpt_path, step, options.max_steps)
         del checkpoint  # Lightning reads it again
     folder = _run_folder(options, ckpt_path)
     trainer, checkpoints = _trainer(options, config, wrapper, folder, has_validation=validation is not None)
@@ -184,7 +195,9 @@ def train(options: TrainOptions) -> TrainResult:
         trainer.fit(wrapper, loader, validation, ckpt_path=str(ckpt_path) if ckpt_path else None)
     if isinstance(loader.dataset, Summarised):
         logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
-    return TrainResult(folder, checkpoints.last_path, wrapper, trainer.global_step, checkpoints.stop_signal)
+    return TrainResult(
+        checkpoints.folder.parent, checkpoints.last_path, wrapper, trainer.global_step, checkpoints.stop_signal, trainer.is_global_zero
+    )
 
 
 def describe(model: nn.Module, wrapper: TrainingWrapper) -> list[str]:
@@ -213,31 +226,59 @@ def _refuse_impossible(options: TrainOptions) -> None:
         raise ConfigError(
             f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
         )
+    if options.ckpt_path and options.pretrained_ckpt_path:
+        raise ConfigError("--ckpt-path goes on with a run and its weights, --pretrained-ckpt-path starts a new one: give one of them")
+    folder = Path(options.run_folder or options.save_dir or "runs").absolute()
+    if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
+        raise ConfigError(f"--save-dir {folder}: is a file, or lies in one; give a folder")
     require_package(options.logger)
+    if options.strategy.startswith("deepspeed"):
+        require("deepspeed", extra="deepspeed", purpose="--strategy deepspeed")
     if options.val_every > 0 and options.val_dataset_config is None:
         logger.warning("--val-every %d has no effect without --val-dataset-config", options.val_every)
     try:
-        pl.Trainer(**_machines(options), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer = _bare_trainer(options)
     except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
         asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
         raise ConfigError(f"{asked} --precision {options.precision}: cannot be had here: {error}") from error
+    cores = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+        raise ConfigError(f"--devices {options.devices}: each is a process on a CPU, and this machine has {cores} cores")
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if options.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise ConfigError(
+            f"--num-nodes {options.num_nodes}: the processes would wait for each other forever; start them with srun or torchrun, or set "
+            "MASTER_ADDR, MASTER_PORT and NODE_RANK on each machine"
+        )
 
 
-def _name(config: Config) -> str:
-    return "model config" if isinstance(config, Mapping) else str(config)
+def _compare_configs(checkpoint: Checkpoint, data: Any) -> None:
+    """Say how the config differs from the one of the checkpoint. What a resumed run takes from the checkpoint must not differ."""
+    before = checkpoint.extra.get("model_config")
+    if not isinstance(before, Mapping):
+        return
+    old, new = hyperparameters(without_comments(before)), hyperparameters(without_comments(data))
+    changed = {key: f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in old | new if old.get(key) != new.get(key)}
+    fixed = [text for key, text in changed.items() if key.startswith(OPTIMIZER_KEYS) or key.endswith(".enable_grad")]
+    if fixed:
+        raise CheckpointError(
+            f"{checkpoint.path}: a resumed run has the optimizer and schedule of its checkpoint, but the config has changed: "
+            f"{'; '.join(fixed[:8])}. Undo that, or make a model of the checkpoint with unwrap_model.py and start from that with "
+            "--pretrained-ckpt-path"
+        )
+    if changed:
+        logger.warning("the config is not the one of %s: %s", checkpoint.path, "; ".join([*changed.values()][:8]))
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    runs = sorted((run for run in folder.glob("*") if run.is_dir()), key=lambda run: run.name) if folder.is_dir() else []
-    for run in reversed(runs):
-        for path in reversed(find_checkpoints(run)):
-            try:
-                require_wrapped(path)
-            except CheckpointError as error:
-                logger.warning("not recovering from it: %s", error)
-                continue
-            logger.info("recovering from %s", path)
-            return path
+    for path in sorted(find_checkpoints(folder), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            require_wrapped(path)
+        except CheckpointError as error:
+            logger.warning("not recovering from it: %s", error)
+            continue
+        logger.info("recovering from %s", path)
+        return path
     logger.info("nothing to recover in %s: starting afresh", folder)
     return None
 
@@ -252,6 +293,7 @@ def _loader(options: TrainOptions, config: ModelConfig, dataset_config: Config, 
         audio_channels=config.audio_channels,
         num_workers=options.num_workers,
         shuffle=shuffle,
+        seed=options.seed,
     )
 
 
@@ -275,15 +317,8 @@ def _run_folder(options: TrainOptions, ckpt_path: str | Path | None) -> Path:
         return Path(options.run_folder)
     if ckpt_path is not None and Path(ckpt_path).resolve().parent.name == "checkpoints":
         return Path(ckpt_path).resolve().parent.parent  # a resumed run goes on in its folder
-    stamp = os.environ.get("SLURM_JOB_ID") or _stamp()
+    stamp = os.environ.get("SLURM_JOB_ID") or datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path(options.save_dir or "runs") / options.name / stamp
-
-
-def _stamp() -> str:
-    """The time, which the processes that Lightning starts on this machine take over: a run has one folder."""
-    if rank_zero_only.rank == 0 or RUN_STAMP not in os.environ:  # pyright: ignore[reportFunctionMemberAccess]
-        os.environ[RUN_STAMP] = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return os.environ[RUN_STAMP]
 
 
 @rank_zero_only
@@ -319,12 +354,16 @@ def _machines(options: TrainOptions) -> dict[str, Any]:
     }
 
 
+def _bare_trainer(options: TrainOptions) -> pl.Trainer:
+    """A trainer to ask what Lightning makes of the options."""
+    return pl.Trainer(**_machines(options), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+
+
 def _with_strategy(options: TrainOptions, wrapper: TrainingWrapper) -> TrainOptions:
     """Processes that average gradients wait for all of them, unless they are told that some steps leave some out."""
     if not wrapper.has_idle_parameters or options.strategy not in ("", "auto", "ddp"):
         return options
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    is_ddp = isinstance(pl.Trainer(**_machines(options), **quiet).strategy, DDPStrategy)
+    is_ddp = isinstance(_bare_trainer(options).strategy, DDPStrategy)
     return replace(options, strategy="ddp_find_unused_parameters_true") if is_ddp else options
 
 

@@ -86,6 +86,28 @@ def test_warnings_alone_are_fine(sat: Any, tmp_path: Path, flow: Any) -> None:
     ]
 
 
+def test_folders_and_files_of_a_dataset_must_exist(sat: Any, tmp_path: Path, write_noises: Any) -> None:
+    """As the loader looks for them: from the working directory, or beside the config file."""
+    write_noises(tmp_path / "here")
+    (tmp_path / "md.py").touch()
+    entries = [
+        {"id": "a", "path": "here", "custom_metadata_module": "md.py"},
+        {"id": "b", "path": "nowhere"},
+        {"id": "c", "path": str(tmp_path / "md.py"), "custom_metadata_module": "no.py", "captions_file": "no.csv"},
+    ]
+    path = tmp_path / "d.json"
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
+    path.write_text(f'{{"dataset_type": "audio_dir", "datasets": [\n{lines}\n]}}', encoding="utf-8")
+    ran = sat("check", path)
+    assert ran.status == 1
+    assert [re.sub(r":\d+  ", "  ", line.removeprefix(f"{path}:")) for line in ran.out.splitlines()] == [
+        "3  datasets[1].path: nowhere: no such folder",
+        f"4  datasets[2].path: {tmp_path}/md.py: is a file, not a folder",
+        "4  datasets[2].custom_metadata_module: no.py: no such file",
+        "4  datasets[2].captions_file: no.csv: no such file",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -149,7 +149,7 @@ def test_only_what_lies_outside_the_gap_matters(sat: Any, gaps: Any, tmp_path: P
         ("raw", "--sigma-max nan", "--sigma-max is a finite number, got nan"),
         ("raw", "--seconds inf", "--seconds is a finite number, got inf"),
         ("raw", "--cfg-scale nan", "--cfg-scale is a finite number, got nan"),
-        ("raw", "--sigma-min 5 --sigma-max 2", "need 0 < sigma_min <= sigma_max, got 5.0 and 2.0"),
+        ("raw", "--sigma-min 5 --sigma-max 2", "noise levels go from --sigma-max down to --sigma-min, which is above 0; got 2 and 5"),
         ("raw", "--seed 99999999999999999999", "--seed is at least 0 and below 9223372036854775808, or -1 to draw one, got "),
         ("raw", "--cond bpm=3", "--cond bpm: the model has no such condition; it has: prompt, seconds_start, seconds_total"),
         ("raw", "--cond prompt=rain", "--cond prompt: write it as --prompt"),

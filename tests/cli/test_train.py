@@ -14,7 +14,7 @@ import typer
 
 from stable_audio_tools.checkpoint import load_ckpt_state_dict
 from stable_audio_tools.cli.main import app
-from stable_audio_tools.cli.train import read_defaults
+from stable_audio_tools.cli.train import read_defaults, script
 from stable_audio_tools.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,11 +79,13 @@ def test_train_and_unwrap_other_models(
         assert ran.status == 0 and Path(ran.out.strip()).parent == tmp_path / "out", ran.err
 
 
-def test_unwrap_with_another_config(sat: Any, flow: Any, vae: Any, noises: Path, tmp_path: Path) -> None:
+def test_unwrap_with_another_config(sat: Any, flow: Any, raw: Any, vae: Any, noises: Path, tmp_path: Path) -> None:
     sat("train", *flags(flow, noises, tmp_path / "runs"))
     (checkpoint,) = (tmp_path / "runs").rglob("*.ckpt")
     ran = sat("unwrap", "--model-config", vae.config, "--ckpt-path", checkpoint, "--name", tmp_path / "c")
-    assert ran.told.startswith(f"error: {checkpoint}: does not fit the model in {vae.config}: 0 of the model's 95 tensors loaded")
+    assert ran.told == f"error: {checkpoint}: is a training checkpoint of a diffusion model, but the config describes an autoencoder"
+    ran = sat("unwrap", "--model-config", raw.config, "--ckpt-path", checkpoint, "--name", tmp_path / "c")
+    assert ran.told.startswith(f"error: {checkpoint}: does not fit the model in {raw.config}: ")
     assert ran.told.endswith("; was it trained with this config?")
 
 
@@ -124,6 +126,22 @@ def test_impossible_numbers(sat: Any, flow: Any, noises: Path, tmp_path: Path, a
     ran = sat("train", *flags(flow, noises, tmp_path), *arguments.split())
     assert ran.status == 2
     assert ran.told.startswith(f"Error: Invalid value for '{arguments.split()[0]}'")
+
+
+def test_flags_of_older_scripts(sat: Any, flow: Any, noises: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    ran = sat("train", *flags(flow, noises, tmp_path / "a"), "--wandb-config", "x.ini", "--project", "y")
+    assert ran.status == 0 and "--wandb-config has no effect" in ran.err
+    for value, told in (("true", True), ("False", False)):
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags(flow, noises, tmp_path / value)), "--recover", value])
+        capsys.readouterr()
+        script()
+        assert ("nothing to recover" in capsys.readouterr().err) is told
+
+
+def test_an_empty_save_dir_is_the_default(sat: Any, flow: Any, noises: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sat("train", *flags(flow, noises, tmp_path), "--save-dir", "", "--name", "x").status == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_wrong_checkpoints(sat: Any, flow: Any, raw: Any, vae: Any, noises: Path, tmp_path: Path) -> None:

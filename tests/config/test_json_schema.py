@@ -60,6 +60,7 @@ def _some(key: str, enough: Callable[[int, int], bool]) -> Callable[..., bool]:
 
 KEYWORDS: dict[str, Callable[..., bool]] = {
     "type": lambda schema, value, root: TYPES[schema["type"]](value),
+    "minLength": lambda schema, value, root: not isinstance(value, str) or len(value) >= schema["minLength"],
     "const": lambda schema, value, root: value == schema["const"],
     "enum": lambda schema, value, root: value in schema["enum"],
     "items": lambda schema, value, root: not isinstance(value, list) or all(is_valid(schema["items"], item, root) for item in value),

@@ -206,7 +206,8 @@ def test_only_silence_is_an_error_that_says_so(shared, tmp_path):
     for name in ("digital_silence.wav", "almost_silent.wav"):
         shutil.copy(shared / "data/bad-audio/audiomentations" / name, tmp_path)
     with pytest.raises(
-        DataError, match=r"no usable audio found in 2 files: 0 of 2 files unreadable; last: .*_silen.*\.wav: silent from 0 s"
+        DataError,
+        match=r"found in 2 files: 0 of 2 files unreadable; 2 with silent crops.*\(.*silen.*\); last: .*_silen.*\.wav: silent from 0 s",
     ):
         dataset_of(tmp_path)[0]
 
@@ -219,6 +220,31 @@ def test_a_folder_without_audio_is_refused(tmp_path):
 def test_a_wrong_number_of_channels_is_refused(write_noises, tmp_path):
     with pytest.raises(DataError, match=r"force_channels must be 'mono', 'stereo' or a number, got 'surround'"):
         dataset_of(write_noises(tmp_path, 1), force_channels="surround")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "sample_size must be a whole number of at least 1, got 0"),
+        ({"size": 4096.0}, r"sample_size must be a whole number of at least 1, got 4096\.0"),
+        ({"rate": 0}, "sample_rate must be a whole number of at least 1, got 0"),
+        ({"force_channels": 0}, "force_channels must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_impossible_numbers_are_not_blamed_on_the_files(write_noises, tmp_path, options, message):
+    with pytest.raises(DataError, match=message):
+        dataset_of(write_noises(tmp_path, 1), **options)
+
+
+def test_files_with_silent_crops_are_counted_once_and_named(write_noises, tmp_path):
+    write_noises(tmp_path, 2)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4000), 8000)
+    data = dataset_of(tmp_path, rate=8000, size=500)
+    assert data.num_skipped == 0
+    for index in (2, 2, 0):
+        data[ItemKey(index, 0, 0)]
+    assert data.num_skipped == 1 and data.num_unreadable == 0
+    assert data.summary() == f"0 of 3 files unreadable; 1 with silent crops, which were replaced ({tmp_path}/silent.wav)"
 
 
 # ---- metadata modules in the dataset -------------------------------------------------------------------------------------------------
@@ -248,6 +274,15 @@ def test_rejected_items_are_replaced(with_module):
         assert info["relpath"] == "01.wav" and "__reject__" not in info
 
 
+def test_files_with_rejected_crops_are_counted_once_and_named(with_module, tmp_path):
+    data = with_module("return {'__reject__': info['relpath'] != '01.wav'}")
+    for index in (0, 3, 3):
+        data[ItemKey(index, 0, 0)]
+    assert data.num_skipped >= 2
+    assert "0 of 4 files unreadable; " in data.summary() and " with rejected crops, which were replaced (" in data.summary()
+    assert f"{tmp_path}/audio/03.wav" in data.summary() and "01.wav" not in data.summary()
+
+
 def test_rejecting_everything_is_an_error(with_module):
     with pytest.raises(DataError, match=r"no usable audio found in 4 files: .*; last: .*\.wav: rejected by the metadata module"):
         with_module("return {'__reject__': True}")[ItemKey(0, 0, 0)]
@@ -266,6 +301,20 @@ def test_further_audio_is_cropped_and_flipped_like_the_item(with_module, channel
 def test_further_audio_may_be_shorter_than_the_start_of_the_crop(with_module):
     _, info = with_module("import torch; return {'__audio__': {'tail': torch.ones(1, 20)}}")[ItemKey(0, 0, 0)]
     assert info["tail"].shape == (2, 500)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("None", r"0.\.wav: __audio__ is a dictionary of audio \(C, T\) by name, got NoneType"),
+        ("{'x': 3}", r"0.\.wav: __audio__\['x'\] is a float tensor \(C, T\), got int"),
+        ("{'x': torch.zeros(5)}", r"__audio__\['x'\] is a float tensor \(C, T\), got torch\.float32 \(5,\)"),
+        ("{'x': torch.zeros(1, 5).int()}", r"__audio__\['x'\] is a float tensor \(C, T\), got torch\.int32 \(1, 5\)"),
+    ],
+)
+def test_further_audio_that_is_none_is_refused(with_module, given, message):
+    with pytest.raises(DataError, match=message):
+        with_module(f"import torch; return {{'__audio__': {given}}}")[ItemKey(0, 0, 0)]
 
 
 def test_an_error_in_a_module_stops_the_run_and_names_the_file(with_module):
@@ -294,8 +343,8 @@ def test_files_that_the_table_lacks_are_left_out_and_named(write_noises, tmp_pat
     (tmp_path / "05.json").write_text('{"prompt": "five"}')
     data = captioned(tmp_path)
     assert [name[-6:] for name in data.filenames] == ["00.wav", "01.wav", "05.wav"]
-    assert "left out 3 of 6 files that have no caption in" in caplog.text
-    assert "captions.csv (02.wav, 03.wav, 04.wav); add them, or give the folder a 'caption'" in caplog.text
+    assert "left out 3 of 6 files (02.wav, 03.wav, 04.wav) that have no caption in" in caplog.text
+    assert "captions.csv; add them, or give the folder a 'caption'" in caplog.text
     assert len(captioned(tmp_path, caption="any")) == 6
 
 

@@ -1,9 +1,13 @@
 import json
+import logging
+import re
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
-from stable_audio_tools.data.audio_dir import resolve
+from stable_audio_tools.config.dataset import resolve
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.errors import ConfigError, DataError
 
@@ -73,8 +77,10 @@ def test_a_metadata_module_works_in_workers(config, tmp_path, method):
 def test_errors_in_workers_name_the_file(config, tmp_path):
     (tmp_path / "md.py").write_text("def get_custom_metadata(info, audio):\n    return info['bpm']")
     loader = load(config(4, entry={"custom_metadata_module": str(tmp_path / "md.py")}), num_workers=1)
-    with pytest.raises(DataError, match=r"md\.py: get_custom_metadata failed for .*\.wav: KeyError: 'bpm'"):
+    with pytest.raises(DataError) as caught:
         next(iter(loader))
+    assert re.fullmatch(r"\S*md\.py: get_custom_metadata failed for \S*\.wav: KeyError: 'bpm'", str(caught.value))  # no traceback in it
+    assert "in DataLoader worker process 0" in str(caught.value.__cause__)
     loader._iterator._shutdown_workers()  # the traceback holds it
 
 
@@ -85,6 +91,26 @@ def test_bad_files_are_known_to_all_workers_and_to_the_main_process(config, tmp_
     loader = load(built, batch_size=1, num_workers=2)
     assert len(list(loader)) == 9
     assert loader.dataset.summary().startswith("3 of 9 files unreadable (")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_after_a_pass_the_loader_says_what_was_skipped_if_that_is_news(config, tmp_path, caplog, workers):
+    built = config(6)
+    (tmp_path / "audio" / "bad.wav").write_bytes(b"<html>")
+    soundfile.write(tmp_path / "audio" / "silent.wav", np.zeros(4000), 8000)
+    loader = load(built, num_workers=workers)
+    with caplog.at_level(logging.INFO):
+        batches = iter(loader)
+        told = []
+        for _ in range(len(loader)):  # as Lightning does: it never sees the end
+            next(batches)
+            told.append([record.getMessage() for record in caplog.records if record.name == "stable_audio_tools.data.loader"])
+        list(loader)
+    assert told[:-1] == [[]] * (len(loader) - 1)
+    assert told[-1] == [
+        f"data: 1 of 8 files unreadable ({tmp_path}/audio/bad.wav); 1 with silent crops, which were replaced ({tmp_path}/audio/silent.wav)"
+    ]
+    assert [record.getMessage() for record in caplog.records if record.name == "stable_audio_tools.data.loader"] == told[-1]
 
 
 # ---- where files are ---------------------------------------------------------------------------------------------------------------
@@ -122,6 +148,19 @@ def test_what_exists_here_goes_before_what_exists_beside_the_config(tmp_path, mo
 def test_the_home_folder_can_be_written_as_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve("~/sounds", None) == tmp_path / "sounds"
+
+
+def test_a_module_is_tried_before_any_item_is_read(config, tmp_path):
+    (tmp_path / "md.py").write_text("import no_such_package")
+    with pytest.raises(ConfigError, match=r"custom_metadata_module: .*md\.py: ModuleNotFoundError: No module named 'no_such_package'"):
+        load(config(4, entry={"custom_metadata_module": str(tmp_path / "md.py")}))
+
+
+def test_a_broken_sidecar_is_found_before_any_item_is_read(config, tmp_path):
+    built = config(4)
+    (tmp_path / "audio" / "03.json").write_text("{")
+    with pytest.raises(DataError, match=r"03\.json:1:2  not valid JSON"):
+        load(built)
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------------------------
@@ -163,6 +202,24 @@ def test_every_mistake_is_reported_at_its_place_in_the_file(tmp_path):
 def test_a_missing_folder_is_a_data_error(config):
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         load(config(entry={"path": "nowhere"}))
+
+
+def test_an_empty_path_is_not_the_working_directory(config):
+    with pytest.raises(ConfigError, match=r"datasets\[0\]\.path: .*at least 1 character"):
+        load(config(entry={"path": ""}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.0}, r"batch_size must be a whole number of at least 1, got 2\.0"),
+        ({"num_workers": -1}, "num_workers must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_impossible_numbers_are_refused(config, options, message):
+    with pytest.raises(DataError, match=message):
+        load(config(), **options)
 
 
 def test_an_empty_list_of_folders_is_refused(config):

@@ -136,7 +136,7 @@ def test_at_the_end_of_a_pass_the_next_one_starts(workers, drop_last):
     for _ in range(len(first)):  # as Lightning does: it stops at the last batch and never sees the end
         next(batches)
     for state in (first.state_dict(), dict(first.state_dict())):
-        assert state == {"seed": 5, "epoch": 1, "batches": 0}
+        assert state == {"seed": 5, "epoch": 1, "items": 0, "items_per_step": 3}
         resumed = loader_of(workers=workers, drop_last=drop_last)
         resumed.load_state_dict(state)
         assert one_pass(resumed) == uninterrupted[1]
@@ -162,7 +162,41 @@ def test_batches_that_workers_fetched_ahead_do_not_count():
     loader = loader_of(workers=2)
     batches = iter(loader)
     next(batches)
-    assert loader.state_dict()["batches"] == 1
+    assert loader.state_dict()["items"] == 3
+
+
+@pytest.mark.parametrize(("batch_size", "resumed_at"), [(2, 4), (5, 2), (12, 0)])
+def test_a_pass_goes_on_after_the_same_items_with_batches_of_another_size(batch_size, resumed_at, caplog):
+    """9 of 23 items are used; 14 are left, and those that fill a batch come."""
+    whole = sum(one_pass(loader_of()), ())
+    first = loader_of()
+    batches = iter(first)
+    used = sum(indices(next(batches) for _ in range(3)), ())
+    resumed = loader_of(batch_size=batch_size)
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.resumed_at == resumed_at
+    assert caplog.messages == [f"resumed with {batch_size} items per batch (over all processes) instead of 3, after the same items"]
+    rest = sum(one_pass(resumed), ())
+    assert len(rest) == 14 // batch_size * batch_size
+    assert (used + rest)[:21] == whole[: 9 + len(rest)]
+
+
+def test_a_rest_that_fills_no_batch_is_left_out():
+    first, plain = loader_of(), loader_of(batch_size=20)
+    batches = iter(first)
+    for _ in range(3):
+        next(batches)
+    resumed = loader_of(batch_size=20)
+    resumed.load_state_dict(first.state_dict())
+    one_pass(plain)
+    assert resumed.resumed_at == len(resumed)
+    assert one_pass(resumed) == one_pass(plain)
+
+
+def test_positions_of_older_checkpoints_are_read():
+    whole, resumed = one_pass(loader_of()), loader_of()
+    resumed.load_state_dict({"seed": 5, "epoch": 0, "batches": 2})
+    assert one_pass(resumed) == whole[2:]
 
 
 def test_the_state_is_plain_numbers():

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_what_the_dataset_measures_cannot_be_overwritten(folder, key):
         'path,caption\n"drums/kick.wav","  a kick "\n\n',
         "path,caption\ndrums\\kick.wav,a kick\n",
         "path,caption\n./drums/kick.wav,a kick\n",
-        "path,caption\ndrums/kick.wav,a kick,an extra field\n",
+        "path,caption\ndrums/kick.wav,a kick,,\n",
     ],
 )
 def test_tables_from_every_editor_are_read(folder, text):
@@ -139,6 +140,27 @@ def test_a_field_that_is_too_long_for_a_table_is_refused(folder):
         Captions(folder)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            "a.wav,x\nb.wav,y, with comma\n",
+            r"captions\.csv:3: 3 fields, but the header has 2; put a text that has a comma in double quotes",
+        ),
+        ("a.wav\n", r"captions\.csv:2: fewer fields than the header, which has 2: path, caption"),
+    ],
+)
+def test_a_row_of_another_length_than_the_header_is_refused_with_its_line(folder, rows, message):
+    (folder / "captions.csv").write_text(f"path,caption\n{rows}")
+    with pytest.raises(DataError, match=message):
+        Captions(folder)
+
+
+def test_a_quoted_comma_is_a_part_of_the_caption(folder):
+    (folder / "captions.csv").write_text(f'path,caption\n{KICK},"x, with comma"\n')
+    assert captions_of(folder) == {"prompt": "x, with comma"}
+
+
 # ---- sidecar files -----------------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +177,10 @@ def test_sidecars_belong_to_the_name_without_its_last_suffix(folder):
         ("kick.json", b'{"prompt": "a",\n "b" 1}', r"kick\.json:2:6  not valid JSON: Expecting ':' delimiter"),
         ("kick.json", b"[1, 2]", r"kick\.json: a metadata file holds an object, got list"),
         ("kick.json", b'{"prompt": "caf\xe9"}', r"kick\.json: cannot be read as UTF-8 text: .*0xe9"),
+        ("kick.json", b'{"prompt": null}', r"kick\.json: prompt: a caption is a text, got None"),
+        ("kick.json", b'{"caption": ["a", "b"]}', r"kick\.json: prompt: a caption is a text, got \['a', 'b'\]"),
+        ("kick.json", b'{"__reject__": true}', r"kick\.json: '__reject__' is for the result of a custom_metadata_module; leave it out"),
+        ("kick.json", b'{"__audio__": {"a": 1}}', r"kick\.json: '__audio__' is for the result of a custom_metadata_module"),
         ("kick.txt", b"caf\xe9", r"kick\.txt: cannot be read as UTF-8 text: .*0xe9"),
     ],
 )
@@ -162,6 +188,54 @@ def test_a_broken_sidecar_is_named(folder, name, content, message):
     (folder / "drums" / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         captions_of(folder)
+
+
+def test_columns_of_a_table_cannot_give_instructions(folder):
+    (folder / "captions.csv").write_text(f"path,caption,__reject__\n{KICK},x,false\n")
+    with pytest.raises(DataError, match=r"captions\.csv: '__reject__' is for the result of a custom_metadata_module"):
+        Captions(folder)
+
+
+# ---- what is odd about a folder ------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_sidecar_is_found_before_any_item_is_read(folder):
+    (folder / "drums/kick.json").write_text("{")
+    with pytest.raises(DataError, match=r"kick\.json:1:2  not valid JSON"):
+        Captions(folder).select([folder / KICK])
+
+
+def test_rows_about_absent_files_are_counted_and_named(folder, caplog):
+    (folder / "captions.csv").write_text(f"path,caption\n{KICK},kick\n" + "".join(f"no{n}.wav,x\n" for n in range(4)))
+    assert Captions(folder).select([folder / KICK]) == [folder / KICK]
+    assert f"captions.csv: ignored 4 of 5 rows (no0.wav, no1.wav, no2.wav, ...), which are no audio files in {folder}" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["captions.csv", "drums/kick.txt", "drums/kick.json", None])
+def test_empty_captions_are_counted_and_named(folder, caplog, source):
+    if source is not None:
+        text = {".csv": f"path,caption\n{KICK},\n", ".txt": "\n", ".json": '{"caption": ""}'}[Path(source).suffix]
+        (folder / source).write_text(text)
+    captions = Captions(folder, caption="" if source is None else None)
+    assert captions.select([folder / KICK]) == [folder / KICK]
+    assert captions(folder / KICK)["prompt"] == ""
+    assert f"{folder}: 1 of 1 files (drums/kick.wav) have an empty caption, and are trained on with it" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["captions.csv", "drums/kick.json"])
+def test_values_that_the_dataset_measures_are_named(folder, caplog, source):
+    text = f"path,caption,seconds_total\n{KICK},x,9\n" if source == "captions.csv" else '{"prompt": "x", "seconds_total": 9}'
+    (folder / source).write_text(text)
+    captions = Captions(folder)
+    captions.select([folder / KICK])
+    assert "ignored seconds_total in the metadata beside the audio, since the dataset measures it" in caplog.text
+    assert captions(folder / KICK) == {"prompt": "x"}
+
+
+def test_nothing_odd_is_said_of_a_good_folder(folder, caplog):
+    (folder / "captions.csv").write_text(f"path,caption\n{KICK},x\n")
+    Captions(folder).select([folder / KICK])
+    assert caplog.text == ""
 
 
 # ---- modules -----------------------------------------------------------------------------------------------------------------------
@@ -237,6 +311,12 @@ def test_a_module_works_in_worker_processes(write_module, method):
 def test_a_module_that_cannot_be_used_is_named(write_module, body, message):
     with pytest.raises(ConfigError, match=message):
         MetadataModule(write_module(body))({}, None)
+
+
+def test_a_module_that_is_no_python_file_is_refused_at_once(tmp_path):
+    (tmp_path / "md.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"custom_metadata_module: .*md\.json: is no Python file; its name must end in \.py"):
+        MetadataModule(tmp_path / "md.json")
 
 
 def test_a_missing_module_is_refused_at_once(tmp_path):

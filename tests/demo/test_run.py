@@ -133,7 +133,7 @@ def test_a_second_run_does_nothing_twice(done: Any, folder: Path) -> None:
     again = run_demo(settings(output, folder, minutes=9), say=said.append)
     assert again == evaluation
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert not [line for line in said if "latents," in line or "step" in line]
+    assert not [line for line in said if "latents," in line or line.startswith("   step")]
 
 
 def test_what_is_lost_is_made_again(done: Any, folder: Path) -> None:
@@ -181,6 +181,29 @@ def test_time_ends_training(folder: Path, tmp_path: Path) -> None:
     assert run_demo(settings(tmp_path / "out", folder, minutes=0.001, max_steps=100_000), say=said.append) is not None
     with (tmp_path / "out" / "training" / "metrics" / "metrics.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) < 1000
+
+
+def test_a_finished_demo_can_be_trained_longer(folder: Path, tmp_path: Path) -> None:
+    """Only by more time than it had, and if steps are left; what it says and what it does agree."""
+
+    def ran(minutes: float) -> tuple[str, str]:
+        said: list[str] = []
+        assert run_demo(settings(tmp_path, folder, minutes=minutes, max_steps=100_000), say=said.append) is not None
+        return "\n".join(said), weights_hash(load_ckpt_state_dict(tmp_path / "model.safetensors"))
+
+    _, first = ran(0.001)
+    clip = (tmp_path / "generated" / "bell" / "bell_0.wav").read_bytes()
+    said, longer = ran(0.003)
+    assert "It trains for at most 0.002 minutes" in said
+    assert longer != first
+    assert (tmp_path / "generated" / "bell" / "bell_0.wav").read_bytes() != clip
+    for minutes in (0.002, 0.003):
+        said, same = ran(minutes)
+        assert said.startswith(
+            f"The model in {tmp_path}/ has had its training; only what is missing is made again (in float32).\nMore --minutes train it"
+        )
+        assert "It trains for" not in said
+        assert same == longer
 
 
 # ---- folders that are not this demo's ------------------------------------------------------------------------------------------
@@ -252,7 +275,7 @@ def test_the_precision_is_decided_once(done: Any, folder: Path, monkeypatch: pyt
     monkeypatch.setattr(run_module, "has_fast_bfloat16", lambda: True)
     said: list[str] = []
     assert run_demo(settings(output, folder), say=said.append) == evaluation
-    assert "(in float32)" in said[1]
+    assert "(in float32)" in said[0]
 
 
 def test_every_class_has_files_of_its_own() -> None:

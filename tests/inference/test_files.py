@@ -12,7 +12,7 @@ import torch
 
 from stable_audio_tools.audio import load, read_metadata
 from stable_audio_tools.checkpoint import save_model_weights
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.inference.files import GenerationRequest, generate_files, pick_device, slug, write_clip
 from stable_audio_tools.inference.generation import generate_diffusion_cond
 
@@ -68,6 +68,36 @@ def test_what_it_refuses(files: dict[str, Path], tmp_path: Path, change: dict[st
     options: dict[str, Any] = {**files, "prompts": ["x"], "output": tmp_path, "device": "cpu"} | change
     with pytest.raises(ConfigError, match=message):
         next(generate_files(GenerationRequest(**options)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": "dpmpp-4m"}, "unknown sampler 'dpmpp-4m'"),
+        ({"sigma_min": 200.0}, "noise levels go from --sigma-max down to --sigma-min, which is above 0; got 100 and 200"),
+        ({"sigma_min": 0.0}, "noise levels go from --sigma-max down to --sigma-min, which is above 0; got 100 and 0"),
+        ({"sigma_max": 0.0}, "noise levels go from --sigma-max down to --sigma-min, which is above 0; got 0 and 0.01"),
+        ({"conditions": {"seconds_total": "abc"}}, "conditioner 'number': expected a number, got 'abc'"),
+    ],
+)
+def test_mistakes_are_told_before_the_weights_are_read(
+    files: dict[str, Path], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    options: dict[str, Any] = {**files, "ckpt_path": tmp_path / "no.ckpt", "prompts": ["x"], "output": tmp_path, "device": "cpu"} | change
+    with pytest.raises((ConfigError, DataError), match=message):
+        next(generate_files(GenerationRequest(**options)))
+
+
+def test_numbers_that_the_model_does_not_know_are_warned_about(
+    files: dict[str, Path], tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    for seconds in (10, 11.5):
+        request = GenerationRequest(
+            **files, prompts=["x"], seconds=0.03, steps=1, conditions={"seconds_total": seconds}, output=tmp_path, device="cpu"
+        )
+        assert "nearest" not in warnings.text
+        list(generate_files(request))
+    assert "seconds_total 11.5: the model knows 0 to 10, and takes the nearest of these" in warnings.text
 
 
 def test_conditions_that_are_missing_are_named(files: dict[str, Path], dit_config: Any, tmp_path: Path) -> None:

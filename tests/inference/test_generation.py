@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.errors import AudioError, ConfigError, DataError
 from stable_audio_tools.inference.generation import encode_init_audio, generate_diffusion_cond
 
 RAIN, WIND = {"prompt": "rain", "seconds_total": 2}, {"prompt": "wind", "seconds_total": 5}
@@ -192,7 +193,30 @@ def test_init_audio_may_have_any_rate_length_and_channels(v_model: Any, channels
         ),
         ({"conditioning_tensors": {}}, "the model is conditioned on 'prompt', 'seconds_total', which is missing; given: none"),
         ({"sample_size": 7}, "sample_size must be at least 8 samples for this model, got 7"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number and at least 1, got 0"),
+        ({"steps": 2.5}, r"steps must be a whole number and at least 1, got 2\.5"),
+        ({"steps": "2"}, "steps must be a whole number and at least 1, got '2'"),
+        ({"sample_size": 256.0}, r"sample_size must be a whole number and at least 1, got 256\.0"),
+        ({"batch_size": 0}, "batch_size must be a whole number and at least 1, got 0"),
+        ({"seed": None}, "seed must be a whole number, or -1 to draw one, got None"),
+        ({"seed": 1.5}, r"seed must be a whole number, or -1 to draw one, got 1\.5"),
+        ({"sampler": "dpmpp-2m"}, r"unknown option 'sampler'; did you mean 'sampler_type'\?"),
+        ({"sigma_mim": 3}, r"unknown option 'sigma_mim'; did you mean 'sigma_min'\?"),
+        ({"bananas": 3}, "unknown option 'bananas'; known: .*cfg_interval, .*scale_phi, sigma_max, sigma_min"),
+        ({"rescale_cfg": True}, "unknown option 'rescale_cfg'"),
+        ({"sigma_max": "3"}, "sigma_max must be a number, got '3'"),
+        ({"scale_phi": "a"}, "scale_phi must be a number, got 'a'"),
+        ({"sampler_type": 3}, "sampler_type must be the name of a sampler, got 3"),
+        ({"cfg_interval": 5}, r"cfg_interval must be a pair of noise levels \(low, high\), got 5"),
+        ({"cfg_interval": (1, 0)}, r"cfg_interval must be a pair .*, got \(1, 0\)"),
+        ({"conditioning": [RAIN | {"prompt": None}]}, "conditioner 'byte_text': expected a text, got None"),
+        ({"init_audio": torch.zeros(1, 9)}, r"init_audio is a pair \(sample rate in Hz, audio \(C, T\)\), got Tensor"),
+        ({"init_audio": (torch.zeros(1, 9), 8000)}, r"init_audio is a pair \(sample rate in Hz, audio \(C, T\)\), got Tensor, int"),
+        ({"init_audio": (8000, torch.full((1, 9), math.nan))}, "init_audio holds NaN or infinite samples"),
+        (
+            {"init_audio": (8000, torch.zeros(2, 1, 9)), "batch_size": 2},
+            r"init_audio is one clip \(C, T\) for the whole batch, got shape \(2, 1, 9\)",
+        ),
         ({"seed": -2}, "seed must lie between 0 and 18446744073709551615, or be -1 to draw one, got -2"),
         ({"seed": 2**64}, "seed must lie between 0 and 18446744073709551615, or be -1 to draw one, got 18446744073709551616"),
         ({"cfg_scale": math.nan}, "cfg_scale must be a finite number, got nan"),
@@ -201,8 +225,25 @@ def test_init_audio_may_have_any_rate_length_and_channels(v_model: Any, channels
     ],
 )
 def test_what_it_refuses(v_model: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises((ConfigError, DataError), match=message):
+    with pytest.raises((ConfigError, DataError, AudioError), match=message):
         generate(v_model, **options)
+
+
+def test_options_of_the_network_reach_it(v_model: Any) -> None:
+    assert not torch.equal(generate(v_model, scale_phi=0.7), generate(v_model))
+    assert torch.equal(generate(v_model, cfg_interval=(0.0, 0.0)), generate(v_model, cfg_interval=[0, 0]))
+    assert torch.equal(generate(v_model, sigma_max=None, rho=1, steps=np.int64(3)), generate(v_model))
+
+
+def test_sigma_max_beside_init_audio_is_warned_about(
+    v_model: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("stable_audio_tools"), "propagate", True)
+    expected = generate(v_model, init_audio=(8000, tone(256, 8000)), init_noise_level=2.0)
+    assert caplog.text == ""
+    made = generate(v_model, init_audio=(8000, tone(256, 8000)), init_noise_level=2.0, sigma_max=50)
+    assert torch.equal(made, expected)
+    assert "sigma_max has no effect with init_audio: init_noise_level is the first noise level" in caplog.text
 
 
 def test_a_model_without_conditioner_wants_tensors(dit_config: Any) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,28 @@ def test_validation_and_demos_leave_training_alone(run, uninterrupted, noises, n
     assert uninterrupted(name, **options) == uninterrupted(name)
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, 4), (3, 1), (5, 0)])
+def test_a_run_goes_on_after_the_same_items_with_batches_of_another_size(run, caplog, batch_size, expected):
+    """Six of ten items are used when it is stopped: the rest of the pass comes, then whole passes."""
+
+    class Items(pl.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.seen.append([item["path"] for item in batch[1]])
+
+    first, second = Items(), Items()
+    stopped, _ = run("autoencoder", Interrupt(3), first)
+    per_pass = 10 // batch_size
+    run("autoencoder", second, ckpt_path=stopped.checkpoint, batch_size=batch_size, max_steps=3 + expected + per_pass)
+    assert f"resumed with {batch_size} items per batch (over all processes) instead of 2" in caplog.text
+    used = [*chain.from_iterable(first.seen)]
+    rest, whole = [*chain.from_iterable(second.seen[:expected])], [*chain.from_iterable(second.seen[expected:])]
+    assert set(used).isdisjoint(rest) and len(set(rest)) == len(rest) == expected * batch_size
+    assert len(set(whole)) == len(whole) == per_pass * batch_size
+
+
 def test_a_run_that_is_asked_to_stop_does_not_validate_first(run, noises):
     class Validations(pl.Callback):
         count = 0
@@ -213,6 +236,17 @@ def test_recover_takes_the_newest_readable_checkpoint(run, uninterrupted, tmp_pa
     assert losses[:4] + rest == expected
     assert result.folder == first.folder
     assert "not recovering from it" in caplog.text and "epoch=0-step=4.ckpt" in caplog.text
+
+
+def test_recover_takes_what_was_written_last_not_the_highest_step_or_name(run, tmp_path):
+    """A run that went back to an earlier checkpoint has left steps of the branch that it gave up."""
+    where = {"save_dir": tmp_path, "name": "mine"}
+    first, _ = run("autoencoder", max_steps=6, checkpoint_every=2, run_folder=tmp_path / "mine" / "zzz", **where)
+    last, _ = run("autoencoder", max_steps=3, ckpt_path=find_checkpoints(first.folder)[0], **where)
+    result, losses = run("autoencoder", max_steps=5, recover=True, **where)
+    assert len(losses) == 2 and last.checkpoint.name.endswith("step=3.ckpt") and result.folder == first.folder
+    other, _ = run("autoencoder", max_steps=1, run_folder=tmp_path / "mine" / "aaa", **where)
+    assert run("autoencoder", max_steps=2, recover=True, **where)[0].folder == other.folder
 
 
 def test_recover_starts_afresh_where_there_is_nothing(run, uninterrupted, tmp_path):
@@ -353,10 +387,60 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script,
     os.kill(process.pid if target == "first" else int(children[0]), signal.SIGTERM)
     assert process.wait(timeout=120) == 128 + signal.SIGTERM, script.log()
     assert len(list(script.folder.glob("runs/x/*"))) == 1, "one folder per run, whatever its processes"
+    assert [script.log().count(line) for line in ("run folder: ", "last checkpoint: ", "stopped at step ")] == [1, 1, 1]
     last = find_checkpoints(script.folder / "runs")[-1]
     step = int(last.stem.rpartition("=")[2])
     assert script.start("--ckpt-path", str(last), "--max-steps", str(step + 3)).wait(timeout=120) == 0, script.log()
     assert [int(row["step"]) for row in script.rows()] == list(range(step + 3))
+
+
+RANKS = """import json, os, sys
+import pytorch_lightning as pl
+import torch
+from stable_audio_tools.training.run import TrainOptions, train
+
+class Watch(pl.Callback):
+    seen = []
+    def on_before_backward(self, trainer, module, loss):
+        self.seen.append([torch.randint(10**9, ()).item(), module.timestep_sampler(1).item()])
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.seen.append([item["relpath"] for item in batch[1]])
+
+steps, checkpoint = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
+result = train(TrainOptions(model_config="model.json", dataset_config="data.json", name="x", batch_size=2, num_workers=0, logger="csv",
+    accelerator="cpu", devices=2, max_steps=steps, checkpoint_every=2, demos=False, show_progress=False, callbacks=[Watch()],
+    ckpt_path=checkpoint))
+with open(f"rank{os.environ['RANK']}-{steps}{'-resumed' if checkpoint else ''}.json", "w") as stream:
+    json.dump({"seen": Watch.seen, "checkpoint": str(result.checkpoint), "is_there": result.checkpoint.is_file()}, stream)
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_a_folder_but_neither_items_nor_noise_and_resume_exactly(script):
+    """Started by torchrun, so that nothing but the run itself can make them agree."""
+    script = script("diffusion", num_sounds=20)
+    (script.folder / "ranks.py").write_text(RANKS)
+
+    def go(*arguments):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ranks.py", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=script.folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def told(name):
+        return [json.loads((script.folder / f"rank{rank}-{name}.json").read_text()) for rank in (0, 1)]
+
+    go("4")
+    one, two = told("4")
+    assert one["checkpoint"] == two["checkpoint"] and one["is_there"]
+    assert len(list(script.folder.glob("runs/x/*"))) == 1
+    assert len(one["seen"]) == len(two["seen"]) == 8
+    items = [[name for entry in rank["seen"] if isinstance(entry[0], str) for name in entry] for rank in (one, two)]
+    assert len({*items[0], *items[1]}) == 16, "every item once, whichever process has it"
+    assert all(a != b for x, y in zip(one["seen"], two["seen"], strict=True) for a, b in zip(x, y, strict=True))
+    go("4", str(find_checkpoints(script.folder / "runs")[0]))
+    for whole, resumed in zip((one, two), told("4-resumed"), strict=True):
+        assert resumed["seen"] == whole["seen"][4:]
 
 
 @pytest.mark.slow

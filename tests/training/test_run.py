@@ -1,12 +1,15 @@
 """A training run from files to a folder, and what it says on the way."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from stable_audio_tools.checkpoint import save_model_weights
-from stable_audio_tools.errors import CheckpointError, ConfigError, DataError
+from stable_audio_tools.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.run import TrainOptions, _precision, describe
@@ -173,3 +176,127 @@ def test_wrong_checkpoints_are_refused_before_a_folder_is_made(train_briefly, ti
     with pytest.raises(CheckpointError, match=r"--pretrained-ckpt-path|no such file"):
         train_briefly(tiny_diffusion(), pretrained_ckpt_path=tmp_path / "none.ckpt", run_folder=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+# ---- going on with a run that has changed ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(train_briefly, tiny_diffusion):
+    """The last checkpoint of a diffusion model's run."""
+    return train_briefly(tiny_diffusion(optimizer_configs={"diffusion": optimizer("AdamW")})).checkpoint
+
+
+def optimizer(name, rate=1e-3, **more):
+    return {"optimizer": {"type": name, "config": {"lr": rate}}, **more}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            optimizer("AdamW", 1e-4),
+            r"training\.optimizer_configs\.diffusion\.optimizer\.config\.lr: 0\.001 -> 0\.0001\. Undo that, or make",
+        ),
+        (optimizer("SGD"), r"training\.optimizer_configs\.diffusion\.optimizer\.type: AdamW -> SGD\. Undo"),
+        (optimizer("AdamW", scheduler={"type": "InverseLR"}), r"training\.optimizer_configs\.diffusion\.scheduler\.type: absent -> Inv"),
+    ],
+)
+def test_a_resumed_run_must_not_change_its_optimizer(train_briefly, tiny_diffusion, finished, tmp_path, changed, message):
+    with pytest.raises(CheckpointError, match=f"^{finished}: a resumed run has the optimizer and schedule of its checkpoint.*{message}"):
+        train_briefly(tiny_diffusion(optimizer_configs={"diffusion": changed}), ckpt_path=finished)
+
+
+def test_a_resumed_run_must_not_train_other_parts(train_briefly, tiny_diffusion, finished):
+    config = tiny_diffusion(optimizer_configs={"diffusion": optimizer("AdamW")})
+    config["model"]["pretransform"]["enable_grad"] = True
+    with pytest.raises(CheckpointError, match=r"but the config has changed: model\.pretransform\.enable_grad: absent -> True\. Undo"):
+        train_briefly(config, ckpt_path=finished)
+
+
+def test_other_changes_of_a_resumed_run_are_said(train_briefly, tiny_diffusion, finished, log):
+    config = tiny_diffusion(optimizer_configs={"diffusion": optimizer("AdamW")}, mask_padding=True)
+    config["_note"] = "comments do not count"
+    train_briefly(config, ckpt_path=finished, max_steps=4)
+    (record,) = (record for record in log.records if "the config is not the one of" in record.getMessage())
+    assert record.getMessage().endswith(f"{finished}: training.mask_padding: absent -> True") and record.levelname == "WARNING"
+
+
+def test_a_run_of_another_kind_of_model_is_named(train_briefly, tiny_diffusion, tiny_autoencoder, finished):
+    with pytest.raises(
+        CheckpointError, match=f"^{finished}: is a training checkpoint of a diffusion model, but the config describes an au"
+    ):
+        train_briefly(tiny_autoencoder(), ckpt_path=finished)
+    other = train_briefly(tiny_autoencoder()).checkpoint
+    with pytest.raises(
+        CheckpointError, match=f"^{other}: is a training checkpoint of an autoencoder, but the config describes a diffusion"
+    ):
+        train_briefly(tiny_diffusion(), ckpt_path=other)
+
+
+def test_what_another_program_keeps_is_told_apart_from_a_misfit(train_briefly, tiny_diffusion, finished, tmp_path):
+    content = torch.load(finished, weights_only=True)
+    content["state_dict"]["losses.losses.0.weight"] = torch.ones(())
+    del content["state_dict"]["diffusion_ema.step"]
+    foreign = tmp_path / "epoch=0-step=3.ckpt"
+    torch.save(content, foreign)
+    with pytest.raises(CheckpointError, match=r"holds what this run does not keep \(losses\.losses\.0\.weight\)"):
+        train_briefly(tiny_diffusion(optimizer_configs={"diffusion": optimizer("AdamW")}), ckpt_path=foreign)
+
+
+def test_a_run_that_is_long_enough_already_says_so(train_briefly, tiny_diffusion, finished, log):
+    train_briefly(tiny_diffusion(optimizer_configs={"diffusion": optimizer("AdamW")}), ckpt_path=finished, max_steps=2)
+    assert f"{finished} is at step 3, so --max-steps 2 leaves nothing to do" in log.text
+
+
+def test_a_folder_is_no_checkpoint_to_resume(train_briefly, tiny_diffusion, tmp_path):
+    with pytest.raises(CheckpointError, match=r"is a folder, as --strategy deepspeed writes it, which --ckpt-path cannot resume; make a"):
+        train_briefly(tiny_diffusion(), ckpt_path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ckpt_path": "a", "pretrained_ckpt_path": "b"}, ConfigError, r"^--ckpt-path goes on with .*: give one of them$"),
+        ({"devices": 9999}, ConfigError, r"^--devices 9999: each is a process on a CPU, and this machine has \d+ cores$"),
+        (
+            {"num_nodes": 2},
+            ConfigError,
+            r"^--num-nodes 2: the processes would wait for each other forever; start them with srun or torchrun",
+        ),
+        ({"strategy": "deepspeed"}, MissingExtraError, r"deepspeed.*--strategy deepspeed.*stable-audio-tools\[deepspeed\]"),
+        ({"run_folder": __file__}, ConfigError, r"^--save-dir .*test_run\.py: is a file, or lies in one; give a folder$"),
+        ({"run_folder": f"{__file__}/x"}, ConfigError, r"^--save-dir .*test_run\.py.x: is a file, or lies in one; give a folder$"),
+        ({"seed": -1}, ConfigError, r"^--seed lies between 0 and 4294967295, got -1$"),
+        ({"seed": 2**32}, ConfigError, r"^--seed lies between 0 and 4294967295, got 4294967296$"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_read(train_briefly, tiny_diffusion, monkeypatch, options, error, message):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(error, match=message):
+        train_briefly(tiny_diffusion(), dataset_config={"dataset_type": "none such"}, **options)
+
+
+def test_configs_are_read_once(train_briefly, tiny_diffusion, noises, tmp_path):
+    """A file that changes while the run is set up has no say any more."""
+    model, data = tmp_path / "model.json", tmp_path / "data.json"
+    config = tiny_diffusion()
+    model.write_text(json.dumps(config))
+    data.write_text(json.dumps(noises))
+
+    class Watch(pl.Callback):
+        def setup(self, *args, **kwargs):
+            seen.append(json.loads((tmp_path / "run" / "model_config.json").read_text()))
+
+    opened, seen = [], []
+    original = Path.read_text
+
+    def counting(self, *args, **kwargs):
+        opened.append(self)
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_text", counting)
+        train_briefly(model, dataset_config=data, run_folder=tmp_path / "run", callbacks=[Watch()])
+    assert (opened.count(model), opened.count(data), seen) == (1, 1, [config])

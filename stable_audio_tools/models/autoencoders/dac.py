@@ -107,7 +107,7 @@ class DACEncoderWrapper(nn.Module):
         self.proj_out = nn.Conv1d(d_model * 2 ** len(strides), latent_dim, 1) if latent_dim is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
-        return self.proj_out(self.encoder(x))
+        return self.proj_out(self.encoder(x)).contiguous()
 
 
 @DECODERS.register("dac", strides_as_applied=True)
@@ -126,4 +126,4 @@ class DACDecoderWrapper(nn.Module):
         self.decoder = _Decoder(latent_dim, channels, rates, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
-        return self.decoder(x)
+        return self.decoder(x).contiguous()

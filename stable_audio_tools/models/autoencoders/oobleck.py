@@ -119,7 +119,7 @@ class OobleckEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
-        return self.layers(x)
+        return self.layers(x).contiguous()
 
 
 @DECODERS.register("oobleck")
@@ -165,4 +165,4 @@ class OobleckDecoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
-        return self.layers(x)
+        return self.layers(x).contiguous()

@@ -231,7 +231,7 @@ class SEANetEncoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
-        return self.model(x)
+        return self.model(x).contiguous()
 
 
 @DECODERS.register("seanet", width_key="dimension", channels_key="channels", strides_as_applied=True)
@@ -307,4 +307,4 @@ class SEANetDecoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
-        return self.model(x)
+        return self.model(x).contiguous()

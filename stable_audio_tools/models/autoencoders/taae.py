@@ -129,7 +129,7 @@ class TAAEEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
-        return self.layers(x)
+        return self.layers(x).contiguous()
 
 
 @DECODERS.register("taae")
@@ -167,4 +167,4 @@ class TAAEDecoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
-        return self.layers(x)
+        return self.layers(x).contiguous()

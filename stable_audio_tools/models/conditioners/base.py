@@ -89,4 +89,19 @@ def as_number(value: Any, conditioner: str) -> float:
     return number
 
 
-__all__ = ["CONDITIONERS", "Condition", "Conditioner", "as_number", "ones_mask"]
+def as_text(value: Any, conditioner: str) -> str:
+    """A metadata value as a text.
+
+    Args:
+        value: Text, or a number.
+        conditioner: Who asks, for the message.
+
+    Raises:
+        DataError: If it is neither: the text "None" is no prompt.
+    """
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise DataError(f"conditioner {conditioner!r}: expected a text, got {value!r:.60}")
+
+
+__all__ = ["CONDITIONERS", "Condition", "Conditioner", "as_number", "as_text", "ones_mask"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import CONDITIONERS
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, as_text
 from stable_audio_tools.models.layers.parameters import dtype_of
 
 PAD = 256  # the first number that is not a byte
@@ -59,7 +59,7 @@ class ByteTextConditioner(Conditioner):
         self.transformer = nn.TransformerEncoder(layer, depth, norm=nn.LayerNorm(embed_dim), enable_nested_tensor=False)
 
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
-        ids = self.tokenize([str(value) for value in values]).to(device)  # (B, S)
+        ids = self.tokenize([as_text(value, "byte_text") for value in values]).to(device)  # (B, S)
         # The encoder looks only as far as the longest text; an empty text keeps one position, whose output is zeroed below.
         mask = ids != PAD
         length = max(1, int(mask.sum(dim=1).max()))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import DataError
+from stable_audio_tools.models.conditioners.base import as_text
 from stable_audio_tools.models.layers.hub import Source, fetch
 
 
@@ -61,7 +62,7 @@ def tokenize(tokens_of: Callable[[], Any], values: Sequence[Any], max_length: in
     elif any(are_tokens):
         raise DataError("some items of the batch are texts and others are tokens; tokenize all of them or none")
     else:
-        texts = [str(value) for value in values]
+        texts = [as_text(value, "text") for value in values]
         tokens = tokens_of()(texts, truncation=True, max_length=max_length, padding="max_length", return_tensors="pt")
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
     return ids.to(device), mask.to(device)  # (B, S), (B, S)

@@ -37,12 +37,29 @@ class _WeightNorm(nn.Module):
             self._parameters["weight"] = nn.Parameter(weight, requires_grad=requires_grad)
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """(B, C, T) as (B, C, 1, T), each step's channels next to each other in memory."""
+    return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
 class WNConv1d(_WeightNorm, nn.Conv1d):
-    """`torch.nn.Conv1d` with weight normalisation."""
+    """`torch.nn.Conv1d` with weight normalisation.
+
+    On a CPU it computes as a two-dimensional convolution with the channels last, which is faster: (1, 128, 65536), kernel 7, dilation 9 on
+    two cores 142 instead of 86 GFLOP/s in float32, 491 instead of 218 in bfloat16; kernel 1, 63 instead of 25 and 138 instead of 35.
+    The result keeps that layout, for the next layer. Encoders and decoders end with ``.contiguous()``: noise that is drawn like a tensor
+    comes in the order of its memory, and the layout must not decide which noise that is.
+    """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._split_weight()
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # (B, C_in, T) -> (B, C_out, T)
+        if input.device.type != "cpu" or input.dim() != 3 or self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return super().forward(input)
+        x, weight = _channels_last(input), _channels_last(self.weight)
+        return F.conv2d(x, weight, self.bias, (1, *self.stride), (0, *self.padding), (1, *self.dilation), self.groups).squeeze(2)
 
 
 class WNConv1dSame(WNConv1d):
@@ -59,6 +76,13 @@ class WNConvTranspose1d(_WeightNorm, nn.ConvTranspose1d):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._split_weight()
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002  # (B, C_in, T) -> (B, C_out, T')
+        if input.device.type != "cpu" or input.dim() != 3 or output_size is not None or isinstance(self.padding, str):
+            return super().forward(input, output_size)
+        x, weight = _channels_last(input), _channels_last(self.weight)
+        stride, padding, more = (1, *self.stride), (0, *self.padding), (0, *self.output_padding)
+        return F.conv_transpose2d(x, weight, self.bias, stride, padding, more, self.groups, (1, *self.dilation)).squeeze(2)
 
 
 class WNConv2d(_WeightNorm, nn.Conv2d):

@@ -1,7 +1,7 @@
 """Snake as one function with a hand-written backward pass: a fraction of the memory and time of the five operations it replaces.
 
 Autograd keeps four intermediate tensors of the plain formula; this keeps the input alone and works in place. Both passes compute in
-float32 even if the input is in half precision.
+float32 even if the input is in half precision. On a CPU the forward pass goes through the signal in pieces that stay in the cache.
 """
 
 from __future__ import annotations
@@ -12,6 +12,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# 2 MB in float32. (1, 128, 65536) in bfloat16 on two cores: 0.9 ns per value in pieces of half or twice this size, 10 ns as a whole.
+CACHED_VALUES = 2**19
+
+
+def _formula(x: Tensor, frequency: Tensor, height: Tensor) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, frequency.dtype))
+    wave = (wide * frequency).sin_()
+    return wave.mul_(wave).mul_(height).add_(wide).to(x.dtype)
+
 
 class _Snake(torch.autograd.Function):
     """``y = x + height * sin(frequency * x)^2``, with one frequency and height per channel."""
@@ -19,8 +28,13 @@ class _Snake(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, frequency: Tensor, height: Tensor) -> Tensor:
         ctx.save_for_backward(x, frequency, height)
-        wave = (x * frequency).sin_()
-        return wave.mul_(wave).mul_(height).add_(x).to(x.dtype)
+        if x.device.type != "cpu" or x.numel() <= CACHED_VALUES:
+            return _formula(x, frequency, height)
+        y = torch.empty_like(x)
+        num_pieces = -(-x.numel() // CACHED_VALUES)
+        for part, result in zip(x.chunk(num_pieces, -1), y.chunk(num_pieces, -1), strict=True):
+            result.copy_(_formula(part, frequency, height))
+        return y
 
     @staticmethod
     @once_differentiable

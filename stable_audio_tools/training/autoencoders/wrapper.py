@@ -20,6 +20,7 @@ from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.losses.bottleneck import bottleneck_losses
 from stable_audio_tools.training.losses.stft import MultiResolutionSTFTLoss, SumAndDifferenceSTFTLoss
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
+from stable_audio_tools.training.randomness import isolated_randomness
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
 
 SCALES = (2048, 1024, 512, 256, 128, 64, 32)
@@ -183,11 +184,12 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         return {"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)}, {}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the reconstruction losses."""
+        """Log the reconstruction losses, with random numbers fixed per batch, so that they move only when the model does."""
         reals, _ = unbatch(batch)
-        reals, decoded, info = self.reconstruct(reals)
+        with isolated_randomness(batch_idx):
+            reals, decoded, info = self.reconstruct(reals)
         terms = self.reconstruction_losses(reals, decoded, info)
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, on_epoch=True, batch_size=reals.shape[0])
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, on_epoch=True, sync_dist=True, batch_size=reals.shape[0])
 
 
 @WRAPPERS.register("autoencoder")

@@ -13,7 +13,7 @@ from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.sampling.timesteps import TimestepSampler
-from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.base import TrainingWrapper, of_every_process, of_this_process
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -33,7 +33,8 @@ class DiffusionTrainingWrapper(TrainingWrapper):
 
     def __init__(self, timestep_sampler: str = "uniform", timestep_sampler_options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.timestep_sampler: TimestepSampler = TIMESTEPS.build(timestep_sampler, timestep_sampler_options or {})
+        self._timesteps = timestep_sampler, dict(timestep_sampler_options or {})
+        self.timestep_sampler: TimestepSampler = TIMESTEPS.build(*self._timesteps)
 
     @property
     def pretransform(self) -> Pretransform | None:
@@ -122,8 +123,11 @@ class DiffusionTrainingWrapper(TrainingWrapper):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["timestep_sampler"] = self.timestep_sampler.state_dict()
+        checkpoint["timestep_sampler"] = of_every_process(self.timestep_sampler.state_dict())
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.timestep_sampler.load_state_dict(checkpoint.get("timestep_sampler", {}))
+        self.timestep_sampler.load_state_dict(of_this_process(checkpoint.get("timestep_sampler")) or {})
+
+    def renew_streams(self) -> None:
+        self.timestep_sampler = TIMESTEPS.build(*self._timesteps)

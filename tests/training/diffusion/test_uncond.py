@@ -175,7 +175,7 @@ def test_demos_of_diffusion_autoencoders(train_briefly, config_of):
     names = sorted(path.name for path in (result.folder / "demos").glob("*.wav"))
     assert names == ["recon_00000000.wav", "recon_00000001.wav"]
     clip = load(result.folder / "demos" / names[1]).samples
-    assert clip.shape == (1, 2 * 256) and 0.1 < float(clip[:, :256].std()) < 0.3
+    assert clip.shape == (1, 2 * 256) and 0.02 < float(clip[:, :256].std()) < 0.3  # all of it is turned down if the rest is loud
     assert not torch.allclose(clip[:, :256], clip[:, 256:], atol=0.05)
 
 
