@@ -116,6 +116,59 @@ def tiny_diffusion() -> Callable[..., dict[str, Any]]:
     return config
 
 
+PATCHES: dict[str, Any] = {"type": "patched", "config": {"channels": 1, "patch_size": 4}}
+
+
+@pytest.fixture(scope="session")
+def tiny_uncond() -> Callable[..., dict[str, Any]]:
+    """``tiny_uncond(**training)``: a DiT without conditions, on patches of four samples of 8 kHz mono audio."""
+
+    def config(**training: Any) -> dict[str, Any]:
+        backbone = {"in_channels": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+        return {
+            "model_type": "diffusion_uncond",
+            "sample_size": 256,
+            "sample_rate": 8000,
+            "audio_channels": 1,
+            "model": {"type": "dit", "config": backbone, "pretransform": PATCHES},
+            "training": {"learning_rate": 1e-3, **training},
+        }
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_diffae() -> Callable[..., dict[str, Any]]:
+    """``tiny_diffae(**training)``: VAE latents, four patches each, that tell a DiT on patches of four samples what to make."""
+
+    def config(**training: Any) -> dict[str, Any]:
+        sizes: dict[str, Any] = {"channels": 4, "c_mults": [1], "strides": [4]}
+        return {
+            "model_type": "diffusion_autoencoder",
+            "sample_size": 256,
+            "sample_rate": 8000,
+            "audio_channels": 1,
+            "model": {
+                "encoder": {"type": "oobleck", "config": {"in_channels": 4, "latent_dim": 8, **sizes}},
+                "decoder": {"type": "oobleck", "config": {"out_channels": 3, "latent_dim": 4, **sizes}},
+                "bottleneck": {"type": "vae"},
+                "pretransform": PATCHES,
+                "diffusion": {
+                    "type": "dit",
+                    "config": {
+                        "io_channels": 4, "input_concat_dim": 3, "embed_dim": 16, "depth": 1, "num_heads": 2, "diffusion_objective": "v",
+                    },
+                },
+                "latent_dim": 4,
+                "downsampling_ratio": 4,
+                "io_channels": 4,
+            },
+            "training": {"learning_rate": 1e-3, **training},
+        }  # fmt: skip
+
+    return config
+
+
 @pytest.fixture(scope="session")
 def write_noises() -> Callable[..., Path]:
     """``write_noises(folder, count=10)``: WAV files ``00.wav`` ... of half a second of noise at 8 kHz; returns the folder."""

@@ -1,4 +1,4 @@
-"""``sat generate``: audio files from prompts."""
+"""``sat generate``: audio files from prompts, or from nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import typer
 
 def generate(
     model_config: Annotated[Path, typer.Option(help="Model config (JSON).")],
-    prompt: Annotated[list[str], typer.Option(help="What to generate; may be given several times.", show_default=False)],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="What to generate; may be given several times. Unconditional models take none.", show_default=False),
+    ] = None,
     ckpt_path: Annotated[
         Path | None,
         typer.Option(help="Model weights: an unwrapped model or a training checkpoint. Only a pretrained MusicGen needs none."),
@@ -37,6 +40,11 @@ def generate(
     init_noise_level: Annotated[
         float | None, typer.Option(help="Noise mixed into it, on the scale of --sigma-max: 0 is none. By default 1, or the time 0.7.")
     ] = None,
+    inpaint_audio: Annotated[
+        Path | None, typer.Option(help="Audio file to keep all of but a gap, which is made anew by models of type diffusion_cond_inpaint.")
+    ] = None,
+    mask_start: Annotated[float | None, typer.Option(help="Where the gap begins, in seconds; by default the beginning.")] = None,
+    mask_end: Annotated[float | None, typer.Option(help="Where the gap ends, in seconds; by default the end of the clip.")] = None,
     temp: Annotated[float | None, typer.Option(help="Temperature of language models (1); 0 takes the likeliest tokens.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Language models draw among so many likeliest tokens (250); 0 is no limit.")] = None,
     top_p: Annotated[
@@ -55,7 +63,7 @@ def generate(
     request = GenerationRequest(
         model_config=model_config,
         ckpt_path=ckpt_path,
-        prompts=prompt,
+        prompts=prompt or (),
         negative_prompt=negative_prompt,
         seconds=seconds,
         num_variations=num_variations,
@@ -68,6 +76,9 @@ def generate(
         seed=seed,
         init_audio=init_audio,
         init_noise_level=init_noise_level,
+        inpaint_audio=inpaint_audio,
+        mask_start=mask_start,
+        mask_end=mask_end,
         temp=temp,
         top_k=top_k,
         top_p=top_p,

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,25 @@ from torch import Tensor
 from stable_audio_tools.audio import load, peak_normalize, save
 from stable_audio_tools.checkpoint import load_model_weights, weights_hash
 from stable_audio_tools.config.check import parse_model_config
-from stable_audio_tools.config.model import ConditioningModel, DiffusionCondConfig, LMConfig, ModelConfig, MusicgenConfig
+from stable_audio_tools.config.model import (
+    ConditioningModel,
+    DiffusionCondConfig,
+    DiffusionCondInpaintConfig,
+    DiffusionUncondConfig,
+    LMConfig,
+    ModelConfig,
+    MusicgenConfig,
+)
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.inference.generation import (
+    AnyDiffusionModel,
+    generate_diffusion_cond,
+    generate_diffusion_cond_inpaint,
+    generate_diffusion_uncond,
+)
 from stable_audio_tools.inference.lm import generate_lm
 from stable_audio_tools.models.conditioners.base import as_number
+from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config_path
 from stable_audio_tools.models.lm.wrapper import AudioLanguageModelWrapper
@@ -40,7 +54,7 @@ class GenerationRequest:
     Attributes:
         model_config: JSON file.
         ckpt_path: Unwrapped model, or training checkpoint. None only for a pretrained MusicGen.
-        prompts: Texts.
+        prompts: Texts. An unconditional model has none.
         negative_prompt: What guidance pushes away from.
         seconds: Length of each clip; None is the model's ``sample_size``.
         num_variations: Clips per prompt.
@@ -54,6 +68,9 @@ class GenerationRequest:
         init_audio: Audio file to vary; a language model continues it.
         init_noise_level: How much noise is mixed into it: a noise level, or a time from 0 to 1 for samplers that go through times. None is
             1 and 0.7.
+        inpaint_audio: Audio file of which an inpainting model keeps all but a gap.
+        mask_start: Where the gap begins, in seconds; None is the beginning.
+        mask_end: Where it ends; None is the end of the clip.
         temp: Temperature of a language model; None is 1.
         top_k: A language model draws among so many likeliest tokens; None is 250.
         top_p: A language model draws among the likeliest tokens of this probability; None is no limit.
@@ -64,7 +81,7 @@ class GenerationRequest:
 
     model_config: Path
     ckpt_path: Path | None = None
-    prompts: Sequence[str]
+    prompts: Sequence[str] = ()
     negative_prompt: str | None = None
     seconds: float | None = None
     num_variations: int = 1
@@ -77,6 +94,9 @@ class GenerationRequest:
     seed: int = -1
     init_audio: Path | None = None
     init_noise_level: float | None = None
+    inpaint_audio: Path | None = None
+    mask_start: float | None = None
+    mask_end: float | None = None
     temp: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -100,51 +120,69 @@ def generate_files(request: GenerationRequest) -> Iterator[Path]:
         yield from _generate_with_lm(replace(request, cfg_scale=3.0) if request.cfg_scale is None else request, config)
     elif isinstance(config, DiffusionCondConfig):
         yield from _generate_with_diffusion(replace(request, cfg_scale=6.0) if request.cfg_scale is None else request, config)
+    elif isinstance(config, DiffusionUncondConfig):
+        prompts = {"--prompt": request.prompts or None, "--negative-prompt": request.negative_prompt}
+        conditions = {"--cond": request.conditions or None, "--cfg-scale": request.cfg_scale}
+        _refuse({**prompts, **conditions}, config, "which knows no conditions")
+        yield from _generate_with_diffusion(replace(request, prompts=[""]), config)
     else:
-        raise ConfigError(f"{request.model_config}: cannot generate from prompts with model_type {config.model_type!r}")
+        instead = ", or make it the pretransform of a model that generates" if config.model_type == "autoencoder" else ""
+        raise ConfigError(
+            f"{request.model_config}: cannot generate with model_type {config.model_type!r}, which only codes audio: use its encode_audio "
+            f"and decode_audio in Python{instead}"
+        )
 
 
-def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondConfig) -> Iterator[Path]:
-    sampler = request.sampler or default_sampler(config.model.diffusion.diffusion_objective)
-    in_time = sampler_facts(sampler, config.model.diffusion.diffusion_objective).get("space") == "time"
+def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondConfig | DiffusionUncondConfig) -> Iterator[Path]:
+    objective = config.model.diffusion.diffusion_objective if isinstance(config, DiffusionCondConfig) else config.model.diffusion_objective
+    sampler = request.sampler or default_sampler(objective)
+    in_time = sampler_facts(sampler, objective).get("space") == "time"
     _check_request(request, sampler, in_time=in_time)
-    for flag, value in {"--temp": request.temp, "--top-k": request.top_k, "--top-p": request.top_p}.items():
-        if value is not None:
-            raise ConfigError(f"{flag} has no effect with model_type {config.model_type!r}, which draws no tokens; leave it out")
+    drawing = {"--temp": request.temp, "--top-k": request.top_k, "--top-p": request.top_p}
+    _refuse(drawing, config, "which draws no tokens")
     sample_size = _sample_size(request, config)
-    metadata = _metadata(request, _ids(config.model.conditioning), sample_size / config.sample_rate)
-    _check_ranges(config.model.conditioning, metadata)
-    init = load(request.init_audio) if request.init_audio is not None else None
+    _check_gap(request, config, sample_size / config.sample_rate)
+    metadata: dict[str, Any] = {}
+    if isinstance(config, DiffusionCondConfig):
+        metadata = _metadata(request, _ids(config.model.conditioning), sample_size / config.sample_rate)
+        _check_ranges(config.model.conditioning, metadata)
+    init = _read(request.init_audio)
+    kept = _read(request.inpaint_audio)
     init_noise_level = request.init_noise_level if request.init_noise_level is not None else 0.7 if in_time else 1.0
     device = pick_device(request.device)
     model, identity = _load_model(request, device)
-    assert isinstance(model, ConditionedDiffusionModelWrapper)
+    assert isinstance(model, (ConditionedDiffusionModelWrapper, DiffusionModelWrapper))
     multiple = model.min_input_length
     padded = -(-sample_size // multiple) * multiple
     sigmas = {"sigma_min": request.sigma_min, "sigma_max": request.sigma_max}
+    options = {
+        "steps": request.steps, "sample_size": padded, "device": device, "init_audio": init, "init_noise_level": init_noise_level,
+        "sampler_type": sampler, **{key: value for key, value in sigmas.items() if value is not None},
+    }  # fmt: skip
+    made_with: dict[str, Any] = {
+        "steps": request.steps, "sampler": sampler, **sigmas,
+        "init_audio": str(request.init_audio) if init else None, "init_noise_level": init_noise_level if init else None,
+        "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
+    }  # fmt: skip
+    generate: Callable[..., Tensor] = generate_diffusion_uncond
+    if isinstance(config, DiffusionCondConfig):
+        generate = generate_diffusion_cond
+        options["cfg_scale"] = request.cfg_scale
+        made_with |= {"cfg_scale": request.cfg_scale, "negative_prompt": request.negative_prompt, "conditions": metadata}
+    if kept is not None:
+        generate = generate_diffusion_cond_inpaint
+        gap = {"inpaint_mask_start_seconds": request.mask_start or 0.0}
+        gap["inpaint_mask_end_seconds"] = request.mask_end if request.mask_end is not None else padded / config.sample_rate
+        options |= {"inpaint_audio": kept, **gap}
+        made_with |= {"inpaint_audio": str(request.inpaint_audio), "mask_start": request.mask_start, "mask_end": request.mask_end}
     for clip in _clips(request):
-        audio = _generate(
-            model,
-            steps=request.steps,
-            cfg_scale=request.cfg_scale,
-            conditioning=[{**metadata, "prompt": clip.prompt}],
-            negative_conditioning=[{**metadata, "prompt": request.negative_prompt}] if request.negative_prompt is not None else None,
-            sample_size=padded,
-            seed=clip.seed,
-            device=device,
-            init_audio=(init.sample_rate, init.samples) if init is not None else None,
-            init_noise_level=init_noise_level,
-            sampler_type=sampler,
-            **{key: value for key, value in sigmas.items() if value is not None},
-        )[0, :, :sample_size]
-        made_with = {
-            "prompt": clip.prompt, "negative_prompt": request.negative_prompt, "seed": clip.seed, "steps": request.steps,
-            "cfg_scale": request.cfg_scale, "sampler": sampler,
-            "sigma_min": request.sigma_min, "sigma_max": request.sigma_max, "conditions": metadata,
-            "init_audio": str(request.init_audio) if init else None, "init_noise_level": init_noise_level if init else None,
-            "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
-        }  # fmt: skip
-        yield write_clip(clip.path, audio, model.sample_rate, made_with)
+        if isinstance(config, DiffusionCondConfig):
+            options["conditioning"] = [{**metadata, "prompt": clip.prompt}]
+            negative = request.negative_prompt
+            options["negative_conditioning"] = [{**metadata, "prompt": negative}] if negative is not None else None
+            made_with["prompt"] = clip.prompt
+        audio = _generate(generate, model, seed=clip.seed, **options)[0, :, :sample_size]
+        yield write_clip(clip.path, audio, model.sample_rate, {**made_with, "seed": clip.seed})
 
 
 def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenConfig) -> Iterator[Path]:
@@ -154,14 +192,13 @@ def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenCon
     without_effect = {
         "--sampler": request.sampler, "--sigma-min": request.sigma_min, "--sigma-max": request.sigma_max,
         "--init-noise-level": request.init_noise_level, "--negative-prompt": request.negative_prompt,
+        "--inpaint-audio": request.inpaint_audio, "--mask-start": request.mask_start, "--mask-end": request.mask_end,
     }  # fmt: skip
-    for flag, value in without_effect.items():
-        if value is not None:
-            raise ConfigError(f"{flag} has no effect with model_type {config.model_type!r}, which draws tokens; leave it out")
+    _refuse(without_effect, config, "which draws tokens")
     sample_size = _sample_size(request, config)
     ids = _ids(config.model.conditioning) if isinstance(config, LMConfig) else ["prompt"]
     metadata = _metadata(request, ids, sample_size / config.sample_rate)
-    init = load(request.init_audio) if request.init_audio is not None else None
+    init = _read(request.init_audio)
     drawing = {"temp": request.temp, "top_k": request.top_k, "top_p": request.top_p}
     drawing = {key: value for key, value in drawing.items() if value is not None}
     device = pick_device(request.device)
@@ -175,7 +212,7 @@ def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenCon
             sample_size=sample_size,
             seed=clip.seed,
             cfg_scale=request.cfg_scale,
-            init_audio=(init.sample_rate, init.samples) if init is not None else None,
+            init_audio=init,
             **drawing,
         )[0]
         made_with = {
@@ -202,6 +239,14 @@ def _clips(request: GenerationRequest) -> Iterator[_Clip]:
             seed = next(seeds)
             suffix = f"_{variation + 1}" if request.num_variations > 1 else ""
             yield _Clip(prompt, seed, request.output / f"{slug(prompt)}{suffix}_{seed}.wav")
+
+
+def _read(path: Path | None) -> tuple[int, Tensor] | None:
+    """A file as generation functions take it: (sample rate, audio (C, T))."""
+    if path is None:
+        return None
+    clip = load(path)
+    return clip.sample_rate, clip.samples
 
 
 def _sample_size(request: GenerationRequest, config: ModelConfig) -> int:
@@ -243,6 +288,31 @@ def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -
         raise ConfigError("--negative-prompt has no effect with --cfg-scale 1, which is no guidance")
 
 
+def _check_gap(request: GenerationRequest, config: ModelConfig, seconds: float) -> None:
+    """Refuse a gap that is none, or where the model cannot fill it."""
+    flags = {"--inpaint-audio": request.inpaint_audio, "--mask-start": request.mask_start, "--mask-end": request.mask_end}
+    if not isinstance(config, DiffusionCondInpaintConfig):
+        _refuse(flags, config, "which fills no gaps (diffusion_cond_inpaint does)")
+        return
+    if request.inpaint_audio is None:
+        for flag in ("--mask-start", "--mask-end"):
+            if flags[flag] is not None:
+                raise ConfigError(f"{flag} has no effect without --inpaint-audio")
+        return
+    if request.mask_start is None and request.mask_end is None:
+        raise ConfigError("--inpaint-audio wants to know what to make anew: give --mask-start, --mask-end or both, in seconds")
+    start, end = request.mask_start or 0.0, seconds if request.mask_end is None else request.mask_end
+    if not 0 <= start < min(end, seconds):
+        raise ConfigError(f"the gap goes from --mask-start to --mask-end, within the clip of {seconds:g} s; got {start:g} to {end:g}")
+
+
+def _refuse(flags: Mapping[str, Any], config: ModelConfig, why: str) -> None:
+    """Refuse what was given, but has no effect."""
+    for flag, value in flags.items():
+        if value is not None:
+            raise ConfigError(f"{flag} has no effect with model_type {config.model_type!r}, {why}; leave it out")
+
+
 def _check_common(request: GenerationRequest) -> None:
     """Refuse what no model can do."""
     if not request.prompts:
@@ -253,6 +323,7 @@ def _check_common(request: GenerationRequest) -> None:
         raise ConfigError(f"--seed is at least 0 and below {2**63}, or -1 to draw one, got {request.seed}")
     numbers = {"--seconds": request.seconds, "--cfg-scale": request.cfg_scale, "--sigma-min": request.sigma_min}
     numbers |= {"--sigma-max": request.sigma_max, "--init-noise-level": request.init_noise_level}
+    numbers |= {"--mask-start": request.mask_start, "--mask-end": request.mask_end}
     for flag, number in numbers.items():
         if number is not None and not math.isfinite(number):
             raise ConfigError(f"{flag} is a finite number, got {number}")
@@ -260,10 +331,10 @@ def _check_common(request: GenerationRequest) -> None:
         raise ConfigError(f"--output {request.output}: is a file; name a folder")
 
 
-def _generate(model: ConditionedDiffusionModelWrapper, **options: Any) -> Tensor:
-    """`generate_diffusion_cond`, with one message when memory does not suffice."""
+def _generate(generate: Callable[..., Tensor], model: AnyDiffusionModel, **options: Any) -> Tensor:
+    """Generate with a function, with one message when memory does not suffice."""
     try:
-        return generate_diffusion_cond(model, **options)
+        return generate(model, **options)
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError; the CPU's allocator raises a plain one
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise

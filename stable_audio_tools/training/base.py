@@ -64,7 +64,11 @@ class TrainingWrapper(pl.LightningModule):
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """The model with its averaged weights, in eval mode; the online weights come back on exit."""
-        raise NotImplementedError
+        model = self.ema.ema_model if self.ema is not None else self.model
+        try:
+            yield model.eval()
+        finally:
+            self.train(self.training)
 
     # ---- exact resumption: the streams that noise and timesteps are drawn from -------------------------------------------------
 

@@ -99,6 +99,27 @@ def raw(write_model: Any, tiny_diffusion: Any) -> Files:
 
 
 @pytest.fixture(scope="session")
+def nothing(write_model: Any, tiny_uncond: Any) -> Files:
+    """A random model without conditions."""
+    return write_model(tiny_uncond())
+
+
+@pytest.fixture(scope="session")
+def diffae(write_model: Any, tiny_diffae: Any) -> Files:
+    """A random diffusion autoencoder."""
+    return write_model(tiny_diffae())
+
+
+@pytest.fixture(scope="session")
+def gaps(write_model: Any, dit_config: Any) -> Files:
+    """A random inpainting model; clips of 512 samples, 64 ms."""
+    config = dit_config(objective="rectified_flow", input_concat_dim=9)
+    config["model_type"] = "diffusion_cond_inpaint"
+    config["model"]["diffusion"]["input_concat_ids"] = ["inpaint_mask", "inpaint_masked_input"]
+    return write_model(config)
+
+
+@pytest.fixture(scope="session")
 def vae(write_model: Any, tiny_autoencoder: Any) -> Files:
     """A random autoencoder."""
     return write_model(tiny_autoencoder())

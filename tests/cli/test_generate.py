@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from stable_audio_tools.audio import load, probe, read_metadata
+from stable_audio_tools.audio import load, probe, read_metadata, save
 from stable_audio_tools.checkpoint import load_ckpt_state_dict, weights_hash
 
 
@@ -97,6 +97,44 @@ def test_half_precision_is_close(sat: Any, flow: Any, tmp_path: Path, precision:
     assert not torch.equal(*made)
 
 
+def test_unconditional_models_take_no_prompt(sat: Any, nothing: Any, tmp_path: Path) -> None:
+    ran = generate(sat, nothing, tmp_path, "-n", 2, "--seed", 3, "--seconds", 0.03, "--sampler", "v-ddim")
+    assert ran.status == 0, ran.err
+    paths = [Path(line) for line in ran.out.splitlines()]
+    assert [path.name for path in paths] == ["clip_1_3.wav", "clip_2_4.wav"]
+    assert [load(path).samples.shape for path in paths] == [(1, 240)] * 2
+    told = read_metadata(paths[1])
+    assert (told["seed"], told["sampler"], told["model_config"]) == ("4", "v-ddim", "model_config.json")
+    assert not {"prompt", "cfg_scale", "conditions"} & set(told)
+    again = generate(sat, nothing, tmp_path / "again", "--seed", 4, "--seconds", 0.03, "--sampler", "v-ddim").out.strip()
+    assert torch.equal(load(again).samples, load(paths[1]).samples)
+
+
+def test_unconditional_models_vary_a_file(sat: Any, nothing: Any, tmp_path: Path, write_noises: Any) -> None:
+    noise = write_noises(tmp_path / "in", 1) / "00.wav"
+    path = generate(sat, nothing, tmp_path, "--init-audio", noise, "--init-noise-level", 0).out.strip()
+    torch.testing.assert_close(load(path).samples, load(noise).samples[:, :256], atol=1e-4, rtol=0)
+
+
+def test_only_what_lies_outside_the_gap_matters(sat: Any, gaps: Any, tmp_path: Path, write_noises: Any) -> None:
+    """The kept half is the same in both files, the other is not."""
+    folder = write_noises(tmp_path / "in", 2)
+    one, other = (load(folder / name).samples[:, :512].clone() for name in ("00.wav", "01.wav"))
+    other[:, :256] = one[:, :256]
+    for name, samples in (("one", one), ("other", other)):
+        save(tmp_path / f"{name}.wav", samples, 8000)
+
+    def made(name: str, *flags: Any) -> torch.Tensor:
+        ran = generate(sat, gaps, tmp_path / "out", "--prompt", "x", "--seed", 1, "--inpaint-audio", tmp_path / f"{name}.wav", *flags)
+        assert ran.status == 0, ran.err
+        assert read_metadata(ran.out.strip())["inpaint_audio"] == str(tmp_path / f"{name}.wav")
+        return load(ran.out.strip()).samples
+
+    assert torch.equal(made("one", "--mask-start", 0.032), made("other", "--mask-start", 0.032))
+    assert torch.equal(made("one", "--mask-start", 0.032), made("one", "--mask-start", 0.032, "--mask-end", 0.064))
+    assert not torch.equal(made("one", "--mask-end", 0.032), made("other", "--mask-end", 0.032))
+
+
 # ---- wrong options -------------------------------------------------------------------------------------------------------------
 
 
@@ -121,13 +159,25 @@ def test_half_precision_is_close(sat: Any, flow: Any, tmp_path: Path, precision:
         ("raw", "--init-audio nowhere.wav", "nowhere.wav: cannot be opened: No such file or directory; expected an audio file"),
         ("raw", "--device gpu", "--device 'gpu': one of auto, cuda, cuda:N, mps, cpu"),
         ("raw", "--precision float64", "--precision 'float64': one of float32, float16, bfloat16"),
+        ("nothing", "", "--prompt has no effect with model_type 'diffusion_uncond', which knows no conditions; leave it out"),
+        ("flow", "--inpaint-audio a.wav", "--inpaint-audio has no effect with model_type 'diffusion_cond', which fills no gaps ("),
+        ("flow", "--mask-end 1", "--mask-end has no effect with model_type 'diffusion_cond', which fills no gaps ("),
+        ("gaps", "--mask-start 0.01", "--mask-start has no effect without --inpaint-audio"),
+        ("gaps", "--inpaint-audio a.wav", "--inpaint-audio wants to know what to make anew: give --mask-start, --mask-end or both"),
+        ("gaps", "--inpaint-audio a.wav --mask-start 0.01 --mask-end 0.01",
+         "the gap goes from --mask-start to --mask-end, within the clip of 0.064 s; got 0.01 to 0.01"),
+        ("gaps", "--inpaint-audio a.wav --mask-start 2", "the gap goes from --mask-start to --mask-end, within the clip of 0.064 s; got 2"),
+        ("gaps", "--inpaint-audio a.wav --mask-end nan", "--mask-end is a finite number, got nan"),
+        ("gaps", "--inpaint-audio a.wav --mask-end 0.02", "a.wav: cannot be opened: No such file or directory; expected an audio file"),
+        ("diffae", "", "diffae_config: cannot generate with model_type 'diffusion_autoencoder', which only codes audio: use its"),
         ("raw", "--seconds 1e9", "a clip of 1e+09 s does not fit into memory ("),
     ],
 )  # fmt: skip
 def test_wrong_options(sat: Any, request: pytest.FixtureRequest, tmp_path: Path, model: str, arguments: str, message: str) -> None:
-    ran = sat("generate", *request.getfixturevalue(model).flags, "--prompt", "x", "--output", tmp_path, "--steps", 2, *arguments.split())
+    files = request.getfixturevalue(model)
+    ran = sat("generate", *files.flags, "--prompt", "x", "--output", tmp_path, "--steps", 2, *arguments.split())
     assert (ran.status, ran.out) == (1, "")
-    assert ran.told.startswith(f"error: {message}")
+    assert ran.told.startswith(f"error: {message.replace('diffae_config', str(files.config))}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,6 +197,17 @@ def test_impossible_numbers(sat: Any, raw: Any, arguments: str, message: str) ->
     assert ran.told.startswith(message)
 
 
+@pytest.mark.parametrize("flag", ["--negative-prompt x", "--cond bpm=3", "--cfg-scale 3", "--top-k 3", "--mask-start 1"])
+def test_flags_that_mean_nothing_without_conditions(sat: Any, nothing: Any, tmp_path: Path, flag: str) -> None:
+    ran = generate(sat, nothing, tmp_path, *flag.split())
+    assert ran.status == 1
+    assert ran.told.startswith(f"error: {flag.split()[0]} has no effect with model_type 'diffusion_uncond', which ")
+
+
+def test_conditional_models_want_a_prompt(sat: Any, raw: Any, tmp_path: Path) -> None:
+    assert generate(sat, raw, tmp_path).told == "error: nothing to generate: give at least one --prompt"
+
+
 def test_wrong_files(sat: Any, flow: Any, raw: Any, vae: Any, noises: Path, tmp_path: Path) -> None:
     def told(config: Path, weights: Path, *more: Any) -> str:
         ran = sat("generate", "--model-config", config, "--ckpt-path", weights, "--prompt", "x", "--output", tmp_path / "out", *more)
@@ -155,7 +216,10 @@ def test_wrong_files(sat: Any, flow: Any, raw: Any, vae: Any, noises: Path, tmp_
         return ran.told
 
     assert told(tmp_path / "a.json", flow.weights) == f"error: {tmp_path / 'a.json'}: no such file"
-    assert told(vae.config, flow.weights) == f"error: {vae.config}: cannot generate from prompts with model_type 'autoencoder'"
+    assert told(vae.config, flow.weights) == (
+        f"error: {vae.config}: cannot generate with model_type 'autoencoder', which only codes audio: use its encode_audio and "
+        "decode_audio in Python, or make it the pretransform of a model that generates"
+    )
     assert "model_type: required key is missing" in told(noises, flow.weights)
     assert told(flow.config, tmp_path / "a.ckpt") == f"error: {tmp_path / 'a.ckpt'}: no such file"
     assert told(flow.config, vae.weights) == (

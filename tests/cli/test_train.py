@@ -57,6 +57,28 @@ def test_train_unwrap_generate(sat: Any, flow: Any, noises: Path, tmp_path: Path
         assert wrong.told == f"error: --name {str(name)!r}: name the new file, for example --name my_model"
 
 
+@pytest.mark.parametrize(("name", "average"), [("nothing", "model."), ("diffae", "")])
+def test_train_and_unwrap_other_models(
+    sat: Any, request: pytest.FixtureRequest, noises: Path, tmp_path: Path, name: str, average: str
+) -> None:
+    files = request.getfixturevalue(name)
+    ran = sat("train", *flags(files, noises, tmp_path / "runs"), "--max-steps", 3)
+    assert ran.status == 0, ran.err
+    (checkpoint,) = (tmp_path / "runs").rglob("*.ckpt")
+    ran = sat("unwrap", "--model-config", files.config, "--ckpt-path", checkpoint, "--name", tmp_path / "m", "--use-safetensors")
+    assert ran.status == 0 and "(100.0% of its weights)" in ran.out, ran.err
+    wrapped, unwrapped = load_ckpt_state_dict(checkpoint), load_ckpt_state_dict(tmp_path / "m.safetensors")
+    prefix = {"nothing": "diffusion", "diffae": "diffae"}[name]
+    averaged = {key: value for key, value in wrapped.items() if key.startswith(f"{prefix}_ema.ema_model.")}
+    assert averaged
+    for key, value in averaged.items():
+        assert torch.equal(unwrapped[average + key.removeprefix(f"{prefix}_ema.ema_model.")], value)
+    if name == "nothing":
+        command = ["--ckpt-path", tmp_path / "m.safetensors", "--steps", 2, "--seconds", 0.02, "--output", tmp_path / "out"]
+        ran = sat("generate", "--model-config", files.config, *command)
+        assert ran.status == 0 and Path(ran.out.strip()).parent == tmp_path / "out", ran.err
+
+
 def test_unwrap_with_another_config(sat: Any, flow: Any, raw: Any, vae: Any, noises: Path, tmp_path: Path) -> None:
     sat("train", *flags(flow, noises, tmp_path / "runs"))
     (checkpoint,) = (tmp_path / "runs").rglob("*.ckpt")

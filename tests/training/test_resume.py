@@ -25,7 +25,7 @@ ADAM = {"optimizer": {"type": "AdamW", "config": {"lr": 1e-3}}, "scheduler": SCH
 
 
 @pytest.fixture(scope="session")
-def configs(tiny_autoencoder, tiny_diffusion):
+def configs(tiny_autoencoder, tiny_diffusion, tiny_uncond, tiny_diffae):
     """Model configs by name. Everything that draws random numbers or keeps a state is on somewhere."""
     return {
         "autoencoder": tiny_autoencoder(),
@@ -33,6 +33,8 @@ def configs(tiny_autoencoder, tiny_diffusion):
         "masked": tiny_autoencoder(channels=2, latent_mask_ratio=0.3),
         "diffusion": tiny_diffusion(optimizer_configs={"diffusion": ADAM}, mask_padding=True, mask_padding_dropout=0.5),
         "raw": tiny_diffusion(pretransform=False, objective="v", timestep_sampler="logit_normal", p_one_shot=0.3),
+        "uncond": tiny_uncond(),
+        "diffae": tiny_diffae(),
     }
 
 
@@ -106,7 +108,7 @@ def test_resumes_bit_equal_mid_pass_and_at_its_end(run, uninterrupted, name, sto
     assert_resumes(run, uninterrupted, name, stop)
 
 
-@pytest.mark.parametrize("name", ["masked", "raw"])
+@pytest.mark.parametrize("name", ["masked", "raw", "uncond", "diffae"])
 def test_resumes_bit_equal_with_other_random_streams(run, uninterrupted, name):
     assert_resumes(run, uninterrupted, name, 7, signal.SIGINT)
 

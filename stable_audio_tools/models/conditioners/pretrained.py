@@ -1,4 +1,4 @@
-"""Pretrained encoders and tokenizers: found on disk or downloaded, and one frozen copy per process.
+"""Pretrained encoders and tokenizers: one frozen copy per process.
 
 A frozen encoder is no part of the model that uses it: it is loaded when it is first needed, shared by all models of the process, and never
 saved, so that a model builds, loads and saves without it.
@@ -8,67 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.errors import CheckpointError, DataError
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.conditioners.base import as_text
-
-
-class Source(NamedTuple):
-    """Where something pretrained comes from.
-
-    Attributes:
-        name: Hugging Face id, or a local folder.
-        remedy: What to do where it cannot be had, for messages.
-        subfolder: Folder inside it.
-    """
-
-    name: str
-    remedy: str
-    subfolder: str = ""
-
-    @classmethod
-    def given(cls, **settings: str | None) -> Source:
-        """The first of several settings that is not None, by its key."""
-        key, name = next((key, value) for key, value in settings.items() if value is not None)
-        return cls(name, f"set {key} to a folder that holds it")
-
-    def __str__(self) -> str:
-        return repr(f"{self.name}/{self.subfolder}" if self.subfolder else self.name)
-
-
-def fetch(loader: Any, source: Source, *, what: str = "text encoder", **options: Any) -> Any:
-    """``loader.from_pretrained`` of a local folder, the local cache or the hub, in this order.
-
-    Args:
-        loader: A class of ``transformers``.
-        source: What to load.
-        what: What to call it in messages.
-        **options: For ``from_pretrained``.
-
-    Raises:
-        CheckpointError: If it is in none of the three.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    show_progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # a bar for reading a local file says nothing
-    try:
-        if source.subfolder:
-            options["subfolder"] = source.subfolder
-        return loader.from_pretrained(source.name, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"{what} {source}: it is neither a local folder nor in the local cache, and could not be downloaded ({reason}); "
-            f"check the name and the network, or {source.remedy}"
-        ) from error
-    finally:
-        if show_progress:
-            transformers_logging.enable_progress_bar()
+from stable_audio_tools.models.layers.hub import Source, fetch
 
 
 @cache
@@ -119,3 +66,6 @@ def tokenize(tokens_of: Callable[[], Any], values: Sequence[Any], max_length: in
         tokens = tokens_of()(texts, truncation=True, max_length=max_length, padding="max_length", return_tensors="pt")
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
     return ids.to(device), mask.to(device)  # (B, S), (B, S)
+
+
+__all__ = ["Source", "fetch", "frozen", "tokenize", "tokenizer"]

@@ -23,6 +23,7 @@ from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.families import MODELS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
+from stable_audio_tools.models.layers.hub import Source, fetch
 from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.models.lm.patterns.delay import DelayPattern
 from stable_audio_tools.models.lm.wrapper import AudioLanguageModelWrapper
@@ -192,26 +193,11 @@ def load_musicgen(pretrained: str) -> tuple[Any, Any]:
         pretrained: Local folder, Hugging Face id, or the end of an id of the original models.
     """
     from transformers import AutoConfig, AutoTokenizer, MusicgenForConditionalGeneration
-    from transformers.utils import logging as transformers_logging
 
-    source = pretrained if "/" in pretrained or Path(pretrained).is_dir() else f"facebook/musicgen-{pretrained}"
-    show_progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # a bar for reading a local file says nothing
-    try:
-        kind = AutoConfig.from_pretrained(source).model_type
-        if kind != "musicgen":
-            raise CheckpointError(
-                f"MusicGen {source!r}: holds a {kind!r} model; only 'musicgen' models, conditioned on text alone, are known"
-            )
-        return MusicgenForConditionalGeneration.from_pretrained(source).float().eval(), AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"MusicGen {source!r}: it is neither a local folder nor in the local cache, and could not be downloaded ({reason}); check the "
-            "name and the network, or set model.pretrained to a folder that holds it"
-        ) from error
-    finally:
-        if show_progress:
-            transformers_logging.enable_progress_bar()
+    name = pretrained if "/" in pretrained or Path(pretrained).is_dir() else f"facebook/musicgen-{pretrained}"
+    source = Source(name, "set model.pretrained to a folder that holds it")
+    kind = fetch(AutoConfig, source, what="MusicGen").model_type
+    if kind != "musicgen":
+        raise CheckpointError(f"MusicGen {source}: holds a {kind!r} model; only 'musicgen' models, conditioned on text alone, are known")
+    model = fetch(MusicgenForConditionalGeneration, source, what="MusicGen").float().eval()
+    return model, fetch(AutoTokenizer, source, what="MusicGen")

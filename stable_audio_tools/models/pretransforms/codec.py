@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from stable_audio_tools.errors import AudioError, CheckpointError, ConfigError
+from stable_audio_tools.models.layers.hub import Source, fetch
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 logger = logging.getLogger(__name__)
@@ -105,24 +106,10 @@ class CodecPretransform(Pretransform):
 
 def _load(name: str, part: str, key: str) -> Any:
     from transformers import AutoConfig, DacModel, EncodecModel
-    from transformers.utils import logging as transformers_logging
 
     loaders: dict[str, Any] = {"dac": DacModel, "encodec": EncodecModel}
-    show_progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # a bar for reading a local file says nothing
-    try:
-        found = AutoConfig.from_pretrained(name).model_type
-        if found not in loaders:
-            raise CheckpointError(f"pretransform {part!r}: {name!r} holds a {found!r} model, but must hold one of {', '.join(loaders)}")
-        return loaders[found].from_pretrained(name).float()
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"pretransform {part!r}: {name!r} is neither a local folder nor in the local cache, and could not be downloaded ({reason}); "
-            f"check the name and the network, or set {key} to a folder that holds it"
-        ) from error
-    finally:
-        if show_progress:
-            transformers_logging.enable_progress_bar()
+    source, what = Source.given(**{key: name}), f"pretransform {part!r}: codec"
+    found = fetch(AutoConfig, source, what=what).model_type
+    if found not in loaders:
+        raise CheckpointError(f"{what} {source}: holds a {found!r} model, but must hold one of {', '.join(loaders)}")
+    return fetch(loaders[found], source, what=what).float()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -18,6 +17,7 @@ from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.training.base import TrainingWrapper, unbatch
 from stable_audio_tools.training.discriminators.base import Discriminator
 from stable_audio_tools.training.ema import EMA
+from stable_audio_tools.training.losses.bottleneck import bottleneck_losses
 from stable_audio_tools.training.losses.stft import MultiResolutionSTFTLoss, SumAndDifferenceSTFTLoss
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.randomness import isolated_randomness
@@ -86,14 +86,6 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         """Whether the adversarial terms are on."""
         return self.global_step >= self.training_config.warmup_steps
 
-    @contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
-        model = self.autoencoder_ema.ema_model if self.ema_prefix else self.autoencoder
-        try:
-            yield model.eval()
-        finally:
-            self.train(self.training)
-
     def configure_optimizers(self) -> Any:
         """One optimizer for the autoencoder, one for the discriminator; schedulers as configured."""
         default = {"optimizer": {"type": "AdamW", "config": {"lr": self.training_config.learning_rate, "betas": [0.8, 0.99]}}}
@@ -144,13 +136,8 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
                 terms["l1_time_loss"] = losses.time.weights.l1 * decay * F.l1_loss(decoded.float(), reals.float())
             if losses.time.weights.l2 > 0:
                 terms["l2_time_loss"] = losses.time.weights.l2 * decay * F.mse_loss(decoded.float(), reals.float())
-        bottleneck = self.autoencoder.bottleneck
         configured = losses.bottleneck.weights.model_dump(exclude_none=True) if losses.bottleneck else {}
-        for key, default in (bottleneck.loss_weights if bottleneck is not None else {}).items():
-            if key in info:
-                name = key.rpartition("/")[2].removesuffix("_loss")  # "vq/codebook_loss" is "codebook" in configs, "codebook_loss" in logs
-                terms[f"{name}_loss"] = configured.get(name, default) * info[key]
-        return terms
+        return terms | bottleneck_losses(self.autoencoder.bottleneck, info, configured)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimizer step of the player whose turn it is."""

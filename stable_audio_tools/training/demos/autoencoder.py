@@ -8,25 +8,34 @@ from einops import rearrange
 
 from stable_audio_tools.config.model import AutoencoderConfig
 from stable_audio_tools.families import DEMOS
-from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.training.base import TrainingWrapper, unbatch
 from stable_audio_tools.training.demos.base import DemoCallback
 
-MAX_CLIPS = 8
-
 
 class AutoencoderDemoCallback(DemoCallback):
-    """Writes ``recon``: original and reconstruction in turn."""
+    """Writes ``recon``: original and reconstruction in turn.
+
+    Args:
+        demo_every: Optimizer steps between demos.
+        max_clips: Clips of the batch that are used.
+        **decoding: For ``decode`` of the model.
+    """
+
+    def __init__(self, demo_every: int, max_clips: int = 8, **decoding: Any) -> None:
+        super().__init__(demo_every)
+        self.max_clips = max_clips
+        self.decoding = decoding
 
     def demo(self, wrapper: TrainingWrapper, batch: Any, step: int) -> None:
-        assert isinstance(wrapper, AutoencoderTrainingWrapper)
         reals, _ = unbatch(batch)
-        reals = reals[:MAX_CLIPS].to(wrapper.device)
+        reals = reals[: self.max_clips].to(wrapper.device)
         with wrapper.averaged() as model:
-            decoded = model.decode(model.encode(reals)).to(reals)  # type: ignore[operator]
+            assert isinstance(model, AudioAutoencoder)
+            decoded = model.decode(model.encode(reals), **self.decoding).to(reals)
         length = min(reals.shape[-1], decoded.shape[-1])
         pairs = rearrange([reals[..., :length], decoded[..., :length]], "p b c t -> c (b p t)")
-        self.emit("recon", pairs, wrapper.autoencoder.sample_rate, step)
+        self.emit("recon", pairs, model.sample_rate, step)
 
 
 @DEMOS.register("autoencoder")

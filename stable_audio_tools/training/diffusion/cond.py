@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from stable_audio_tools.config.model import DiffusionCondConfig, DiffusionCondInpaintConfig
 from stable_audio_tools.config.training import DiffusionCondTraining
 from stable_audio_tools.errors import DataError
-from stable_audio_tools.families import TIMESTEPS, WRAPPERS
+from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.sampling.inpainting import random_inpaint_mask
-from stable_audio_tools.sampling.timesteps import TimestepSampler
-from stable_audio_tools.training.base import TrainingWrapper, of_every_process, of_this_process, unbatch
+from stable_audio_tools.training.base import padding_mask_of, unbatch
+from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.randomness import isolated_randomness
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
 
-VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
-
-class DiffusionCondTrainingWrapper(TrainingWrapper):
+class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
     """Trains a `ConditionedDiffusionModelWrapper`: backbone, conditioners and, if ``enable_grad``, the pretransform.
 
     Args:
@@ -39,28 +35,12 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
     model_prefix = "diffusion"
 
     def __init__(self, model: ConditionedDiffusionModelWrapper, training: DiffusionCondTraining) -> None:
-        super().__init__()
+        super().__init__(training.timestep_sampler, training.timestep_sampler_options)
         self.diffusion = model
         self.training_config = training
-        self.timestep_sampler: TimestepSampler = TIMESTEPS.build(training.timestep_sampler, training.timestep_sampler_options)
         if training.use_ema:
             self.ema_prefix = "diffusion_ema"
             self.diffusion_ema = EMA(model.model)
-
-    def frozen_modules(self) -> Iterator[nn.Module]:
-        if self.diffusion.pretransform is not None and not self.diffusion.pretransform.enable_grad:
-            yield self.diffusion.pretransform
-
-    @contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
-        online = self.diffusion.model
-        try:
-            if self.ema_prefix:
-                self.diffusion.model = self.diffusion_ema.ema_model
-            yield self.diffusion.eval()
-        finally:
-            self.diffusion.model = online
-            self.train(self.training)
 
     def configure_optimizers(self) -> Any:
         """As configured, or AdamW at ``learning_rate``."""
@@ -73,45 +53,20 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
         scheduler = create_scheduler_from_config(chosen["scheduler"], optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
-    def latents_of(self, reals: Tensor) -> Tensor:
-        """Audio (B, C, T), or latents if the data is pre-encoded -> what the model denoises, (B, D, L)."""
-        pretransform = self.diffusion.pretransform
-        if pretransform is None:
-            return reals
-        if self.training_config.pre_encoded:
-            self._check_channels(reals, pretransform.encoded_channels, "latents (pre_encoded is true)")
-            scale = getattr(pretransform, "scale", 1.0)
-            return reals / scale if scale != 1.0 else reals
-        self._check_channels(reals, pretransform.io_channels, "audio (pre_encoded is false)")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and pretransform.enable_grad):
-            return pretransform.encode(reals)
-
-    @staticmethod
-    def _check_channels(reals: Tensor, channels: int, what: str) -> None:
-        if reals.shape[1] != channels:
-            raise DataError(
-                f"the model expects {what} with {channels} channels, but the dataset gives {reals.shape[1]}; does training.pre_encoded "
-                "agree with the dataset_type, and audio_channels with the model?"
-            )
-
     def _loss_mask(self, metadata: Sequence[Mapping[str, Any]], length: int) -> Tensor | None:
         """(B, L), True on audio and False on padding; None to count everything."""
         config = self.training_config
         if not config.mask_padding or random.random() <= config.mask_padding_dropout:
             return None
-        return self._content(metadata, length)
-
-    def _content(self, metadata: Sequence[Mapping[str, Any]], length: int) -> Tensor:
-        """(B, L), True on audio and False on padding."""
-        masks = [item["padding_mask"] for item in metadata]
-        stacked = torch.stack([mask[0] if isinstance(mask, (list, tuple)) else mask for mask in masks]).float().to(self.device)
-        return F.interpolate(stacked.view(len(masks), 1, -1), size=length, mode="nearest")[:, 0].bool()
+        mask = padding_mask_of(metadata, length, self.device)
+        if mask is None:
+            raise DataError("training.mask_padding needs a 'padding_mask' in the metadata of every item, which this dataset does not give")
+        return mask
 
     def _content_if_known(self, metadata: Sequence[Mapping[str, Any]], latents: Tensor) -> Tensor:
         """The same; everything is content if an item does not say."""
-        if all("padding_mask" in item for item in metadata):
-            return self._content(metadata, latents.shape[-1])
-        return torch.ones(latents.shape[0], latents.shape[-1], dtype=torch.bool, device=latents.device)
+        content = padding_mask_of(metadata, latents.shape[-1], latents.device)
+        return torch.ones_like(latents[:, 0], dtype=torch.bool) if content is None else content
 
     def _with_gaps(self, conditioning: Mapping[str, Any], latents: Tensor, mask: Tensor) -> dict[str, Any]:
         """Conditions, and what an inpainting model gets to see of the latents: ``mask`` (B, 1, L) is 1 there."""
@@ -149,16 +104,11 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
         return result.loss
 
     def _log(self, result: DiffusionLoss, latents: Tensor) -> None:
-        logs = {"train/loss": result.loss.detach(), "train/mse_loss": result.loss.detach(), "train/std_data": latents.detach().std()}
-        optimizers = self.trainer.optimizers
-        if optimizers:
-            logs["train/lr"] = optimizers[0].param_groups[0]["lr"]
+        self.log_training(result.loss, {"mse_loss": result.loss}, latents)
         if self.training_config.log_loss_info:
             bucket = (result.t * 10).long().clamp(0, 9)
-            for index in bucket.unique().tolist():
-                logs[f"model/loss_all_{index / 10:.1f}"] = result.per_item[bucket == index].mean()
-        self.log_dict(logs, on_step=True)
-        self.log("loss", result.loss.detach(), prog_bar=True, logger=False)
+            by_time = {f"model/loss_all_{index / 10:.1f}": result.per_item[bucket == index].mean() for index in bucket.unique().tolist()}
+            self.log_dict(by_time, on_step=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss at fixed times with noise fixed per batch, so that the number moves only when the model does."""
@@ -170,31 +120,11 @@ class DiffusionCondTrainingWrapper(TrainingWrapper):
             is_kept = torch.arange(latents.shape[-1], device=latents.device) < latents.shape[-1] // 2
             conditioning = self._with_gaps(conditioning, latents, is_kept.to(latents.dtype).expand(latents.shape[0], 1, -1))
         hidden = {"padding_mask": self._content_if_known(metadata, latents)} if self.diffusion.mask_padding_attention else {}
-        generator = torch.Generator().manual_seed(batch_idx)
-        losses: list[Tensor] = []
-        for time in VALIDATION_TIMES:
-            noise = torch.randn(latents.shape, generator=generator).to(latents)
-            t = latents.new_full((latents.shape[0],), time)
-            losses.append(diffusion_loss(self.diffusion, latents, t, conditioning, noise=noise, **hidden).loss)
-            self.log(f"val/loss_{time}", losses[-1], on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
-        self.log("val/avg_loss", torch.stack(losses).mean(), on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
 
-    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-        """Follow the weights before they are updated, as published runs did."""
-        if self.ema_prefix:
-            self.diffusion_ema.update()
+        def loss_of(t: Tensor, noise: Tensor) -> Tensor:
+            return diffusion_loss(self.diffusion, latents, t, conditioning, noise=noise, **hidden).loss
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["timestep_sampler"] = of_every_process(self.timestep_sampler.state_dict())
-
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.timestep_sampler.load_state_dict(of_this_process(checkpoint.get("timestep_sampler")) or {})
-
-    def renew_streams(self) -> None:
-        options = self.training_config.timestep_sampler_options
-        self.timestep_sampler = TIMESTEPS.build(self.training_config.timestep_sampler, options)
+        self.log_validation(latents, batch_idx, loss_of)
 
 
 @WRAPPERS.register("diffusion_cond")

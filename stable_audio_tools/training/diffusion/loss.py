@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
-from stable_audio_tools.sampling.objectives import objective
+from stable_audio_tools.sampling.objectives import objective as find_objective
 
 
 class DiffusionLoss(NamedTuple):
@@ -19,11 +19,50 @@ class DiffusionLoss(NamedTuple):
         loss: Mean squared error.
         per_item: The same for each item, (B,), detached.
         t: Times of the items, (B,).
+        denoised: Computes what the prediction says the latents are, (B, D, L).
     """
 
     loss: Tensor
     per_item: Tensor
     t: Tensor
+    denoised: Callable[[], Tensor]
+
+
+def denoising_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    t: Tensor,
+    *,
+    objective: str,
+    mask: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> DiffusionLoss:
+    """Noise latents, predict, compare.
+
+    Args:
+        predict: From noised latents (B, D, L) and times (B,) to a prediction (B, D, L).
+        latents: (B, D, L)
+        t: Times (B,) in [0, 1].
+        objective: What it predicts: the name of a diffusion objective.
+        mask: (B, L), True where the loss counts; None counts everything.
+        noise: (B, D, L); None draws it.
+
+    Returns:
+        The loss over everything that counts.
+    """
+    mixing = find_objective(objective)
+    noised = mixing.add_noise(latents, torch.randn_like(latents) if noise is None else noise, t)
+    prediction = predict(noised.x_t, noised.t)
+
+    def denoised() -> Tensor:
+        return mixing.denoised(noised.x_t, prediction, t[:, None, None])
+
+    error = (prediction.float() - noised.target.float()).square()  # (B, D, L)
+    if mask is None:
+        return DiffusionLoss(error.mean(), error.detach().flatten(1).mean(dim=1), t, denoised)
+    weight = mask[:, None].to(error.dtype).expand_as(error)
+    per_item = (error * weight).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1).clamp(min=1)
+    return DiffusionLoss((error * weight).sum() / weight.sum().clamp(min=1), per_item.detach(), t, denoised)
 
 
 def diffusion_loss(
@@ -36,7 +75,7 @@ def diffusion_loss(
     noise: Tensor | None = None,
     **backbone: Any,
 ) -> DiffusionLoss:
-    """Noise latents, predict, compare.
+    """`denoising_loss` of a conditional model.
 
     Args:
         model: The model.
@@ -46,16 +85,9 @@ def diffusion_loss(
         mask: (B, L), True where the loss counts; None counts everything.
         noise: (B, D, L); None draws it.
         **backbone: For the backbone, for example ``cfg_dropout_prob``.
-
-    Returns:
-        The loss over everything that counts.
     """
-    noise = torch.randn_like(latents) if noise is None else noise
-    noised = objective(model.diffusion_objective).add_noise(latents, noise, t)
-    prediction = model(noised.x_t, noised.t, cond=conditioning, **backbone)
-    error = (prediction.float() - noised.target.float()).square()  # (B, D, L)
-    if mask is None:
-        return DiffusionLoss(error.mean(), error.detach().flatten(1).mean(dim=1), t)
-    weight = mask[:, None].to(error.dtype).expand_as(error)
-    per_item = (error * weight).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1).clamp(min=1)
-    return DiffusionLoss((error * weight).sum() / weight.sum().clamp(min=1), per_item.detach(), t)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        return model(x_t, t, cond=conditioning, **backbone)
+
+    return denoising_loss(predict, latents, t, objective=model.diffusion_objective, mask=mask, noise=noise)

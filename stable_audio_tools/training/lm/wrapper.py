@@ -6,7 +6,6 @@ Letters: B batch, K codebooks, T tokens per codebook, V codebook size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -96,14 +95,6 @@ class AudioLanguageModelTrainingWrapper(TrainingWrapper):
 
     def frozen_modules(self) -> Iterator[nn.Module]:
         yield self.model.pretransform
-
-    @contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
-        model = self.model_ema.ema_model if self.ema_prefix else self.model
-        try:
-            yield model.eval()
-        finally:
-            self.train(self.training)
 
     def configure_optimizers(self) -> Any:
         """As configured, or AdamW at ``learning_rate``."""

@@ -109,6 +109,11 @@ def test_loss_mask_is_resized_to_the_latents(wrap):
     assert wrap(mask_padding=True, mask_padding_dropout=1.0)._loss_mask(metadata, 64) is None
 
 
+def test_a_mask_that_the_data_lack_is_named(wrap):
+    with pytest.raises(DataError, match=r"^training\.mask_padding needs a 'padding_mask' in the metadata of every item"):
+        wrap(mask_padding=True)._loss_mask([{"padding_mask": torch.ones(8)}, {}], 4)
+
+
 def test_padding_in_the_data_does_not_change_the_loss(wrap):
     """Without a pretransform positions stay apart up to the network, so compare what is computed from the same noise."""
     wrapper = wrap(pretransform=False, mask_padding=True, cfg_dropout_prob=0.0)

@@ -1,0 +1,133 @@
+"""DiffusionTrainingWrapper: what training shares between all models that denoise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.errors import DataError
+from stable_audio_tools.families import TIMESTEPS
+from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.sampling.timesteps import TimestepSampler
+from stable_audio_tools.training.base import TrainingWrapper, of_every_process, of_this_process
+from stable_audio_tools.training.optimizers import create_optimizer_from_config
+
+VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class DiffusionTrainingWrapper(TrainingWrapper):
+    """Times, latents, the average of the weights, and losses at fixed times.
+
+    Subclasses set ``training_config``. The average covers the network ``model.model``.
+
+    Args:
+        timestep_sampler: Name of the timestep sampler.
+        timestep_sampler_options: Its options.
+    """
+
+    training_config: Any
+
+    def __init__(self, timestep_sampler: str = "uniform", timestep_sampler_options: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._timesteps = timestep_sampler, dict(timestep_sampler_options or {})
+        self.timestep_sampler: TimestepSampler = TIMESTEPS.build(*self._timesteps)
+
+    @property
+    def pretransform(self) -> Pretransform | None:
+        """Between audio and what is denoised."""
+        return self.model.pretransform  # type: ignore[return-value]
+
+    def frozen_modules(self) -> Iterator[nn.Module]:
+        if self.pretransform is not None and not self.pretransform.enable_grad:
+            yield self.pretransform
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        online = self.model.model
+        try:
+            if self.ema is not None:
+                self.model.model = self.ema.ema_model
+            yield self.model.eval()
+        finally:
+            self.model.model = online
+            self.train(self.training)
+
+    def configure_optimizers(self) -> Any:
+        """Adam at ``learning_rate``."""
+        block = {"type": "Adam", "config": {"lr": self.training_config.learning_rate}}
+        return create_optimizer_from_config(block, self.model.parameters())
+
+    def latents_of(self, reals: Tensor) -> Tensor:
+        """Audio (B, C, T), or latents if the data is pre-encoded -> what the model denoises, (B, D, L)."""
+        pretransform = self.pretransform
+        if pretransform is None:
+            return reals
+        pre_encoded = getattr(self.training_config, "pre_encoded", None)
+        if pre_encoded:
+            self._check_channels(reals, pretransform.encoded_channels, "latents (pre_encoded is true)")
+            scale = getattr(pretransform, "scale", 1.0)
+            return reals / scale if scale != 1.0 else reals
+        self._check_channels(reals, pretransform.io_channels, "audio" if pre_encoded is None else "audio (pre_encoded is false)")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and pretransform.enable_grad):
+            return pretransform.encode(reals)
+
+    def _check_channels(self, reals: Tensor, channels: int, what: str) -> None:
+        if reals.shape[1] == channels:
+            return
+        has_key = hasattr(self.training_config, "pre_encoded")
+        agree = "training.pre_encoded agree with the dataset_type, and audio_channels with the model" if has_key else (
+            "audio_channels agree with the model"
+        )  # fmt: skip
+        raise DataError(f"the model expects {what} with {channels} channels, but the dataset gives {reals.shape[1]}; does {agree}?")
+
+    def log_training(self, loss: Tensor, terms: Mapping[str, Tensor], data: Tensor) -> None:
+        """Log what a step was about.
+
+        Args:
+            loss: What is minimised.
+            terms: What it consists of, and other numbers, by name.
+            data: What was denoised, (B, D, L).
+        """
+        logs = {"train/loss": loss.detach(), "train/std_data": data.detach().std()}
+        logs |= {f"train/{name}": term.detach() for name, term in terms.items()}
+        optimizers = self.trainer.optimizers
+        if optimizers:
+            logs["train/lr"] = optimizers[0].param_groups[0]["lr"]
+        self.log_dict(logs, on_step=True)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+
+    def log_validation(self, latents: Tensor, batch_idx: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Log losses at fixed times with noise fixed per batch, so that the numbers move only when the model does.
+
+        Args:
+            latents: (B, D, L)
+            batch_idx: Number of the batch.
+            loss_of: From times (B,) and noise (B, D, L) to the loss.
+        """
+        generator = torch.Generator().manual_seed(batch_idx)
+        losses: list[Tensor] = []
+        for time in VALIDATION_TIMES:
+            noise = torch.randn(latents.shape, generator=generator).to(latents)
+            losses.append(loss_of(latents.new_full((latents.shape[0],), time), noise))
+            self.log(f"val/loss_{time}", losses[-1], on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
+        self.log("val/avg_loss", torch.stack(losses).mean(), on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
+
+    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follow the weights before they are updated, as published runs did."""
+        if self.ema is not None:
+            self.ema.update()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["timestep_sampler"] = of_every_process(self.timestep_sampler.state_dict())
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.timestep_sampler.load_state_dict(of_this_process(checkpoint.get("timestep_sampler")) or {})
+
+    def renew_streams(self) -> None:
+        self.timestep_sampler = TIMESTEPS.build(*self._timesteps)

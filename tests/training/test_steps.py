@@ -1,0 +1,60 @@
+"""One step of training lowers the loss of the batch it was made on, whatever the model. Language models: see lm/test_wrapper.py."""
+
+import random
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training import create_training_wrapper_from_config
+
+
+@pytest.fixture
+def configs(tiny_autoencoder, tiny_diffusion, tiny_uncond, tiny_diffae, dit_config):
+    inpaint = dit_config(objective="rectified_flow", input_concat_dim=9)
+    inpaint["model_type"] = "diffusion_cond_inpaint"
+    inpaint["model"]["diffusion"]["input_concat_ids"] = ["inpaint_mask", "inpaint_masked_input"]
+    return {
+        "autoencoder": tiny_autoencoder(),
+        "diffusion_cond": tiny_diffusion(),
+        "diffusion_cond_inpaint": {**inpaint, "training": {"learning_rate": 1e-3}},
+        "diffusion_uncond": tiny_uncond(),
+        "diffusion_autoencoder": tiny_diffae(),
+    }
+
+
+class Repeat(pl.Callback):
+    """The same random numbers for every batch; keeps its loss."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        torch.manual_seed(0)
+        random.seed(0)
+        if hasattr(pl_module, "timestep_sampler"):
+            pl_module.timestep_sampler.load_state_dict({"seed": 0, "drawn": 0})
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+
+
+@pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning", "ignore:.*in eval mode")
+@pytest.mark.parametrize(
+    "model_type", ["autoencoder", "diffusion_cond", "diffusion_cond_inpaint", "diffusion_uncond", "diffusion_autoencoder"]
+)
+def test_one_step_lowers_the_loss_of_a_repeated_batch(configs, tmp_path, model_type):
+    config = configs[model_type]
+    torch.manual_seed(0)
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    audio = 0.3 * torch.randn(4, 1, config["sample_size"], generator=torch.Generator().manual_seed(0))
+    batch = (audio, [{"prompt": "noise", "seconds_start": 0, "seconds_total": 1}] * 4)
+    repeat = Repeat()
+    trainer = pl.Trainer(
+        max_steps=2, accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[repeat],
+    )  # fmt: skip
+    trainer.fit(wrapper, torch.utils.data.DataLoader([batch] * 2, batch_size=None))
+    first, second = repeat.losses
+    assert second < first
