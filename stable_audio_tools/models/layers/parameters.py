@@ -50,7 +50,7 @@ def without_weights() -> Iterator[None]:
 
 
 class _RegistrationHook:
-    """Puts parameters of threads that build without weights on ``meta``. Installed while there is such a thread, in whatever order they end."""
+    """Puts parameters of threads that build without weights on ``meta``; installed while there is such a thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
