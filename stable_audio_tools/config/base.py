@@ -21,8 +21,10 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Window = Annotated[Sequence[Annotated[int, Field(ge=-1)]], Field(min_length=2, max_length=2)]  # steps before and after; -1 is no limit
-NUMBERS = {"PositiveInt": PositiveInt, "NonNegativeInt": NonNegativeInt, "PositiveFloat": PositiveFloat,
-           "NonNegativeFloat": NonNegativeFloat, "Probability": Probability, "BelowOne": BelowOne, "Window": Window}  # fmt: skip
+NUMBERS = {  # as people read them
+    "int > 0": PositiveInt, "int >= 0": NonNegativeInt, "float > 0": PositiveFloat, "float >= 0": NonNegativeFloat,
+    "float in [0, 1]": Probability, "float in [0, 1)": BelowOne, "[steps before, steps after]": Window,
+}  # fmt: skip
 
 
 class Strict(BaseModel):
