@@ -335,13 +335,19 @@ def compare_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Lo
 
 
 def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
-    """Copy what fits by name and shape, and report what did not."""
+    """Copy what fits by name and shape; report, and warn about, what did not."""
     report = compare_state_dict(model, state_dict)
+    _copy(model, state_dict, report)
+    if not report.is_complete:
+        logger.warning("copy_state_dict: %s", report)
+    return report
+
+
+def _copy(model: nn.Module, state_dict: Mapping[str, Tensor], report: LoadReport) -> None:
     own = model.state_dict()
     with torch.no_grad():
         for name in report.matched:
             own[name].copy_(state_dict[name])
-    return report
 
 
 def load_model_weights(model: nn.Module, path: str | Path, *, use_ema: bool = True) -> LoadReport:
@@ -365,7 +371,7 @@ def load_model_weights(model: nn.Module, path: str | Path, *, use_ema: bool = Tr
     report = compare_state_dict(model, state_dict)
     if not report.is_complete:
         raise CheckpointError(f"{path}: does not fit the model: {report}; was it made with this config?")
-    copy_state_dict(model, state_dict)
+    _copy(model, state_dict, report)
     logger.info("%s: %s", path, report)
     return report
 
@@ -389,7 +395,7 @@ def initialise_from(model: nn.Module, path: str | Path, *, flag: str = "--pretra
     report = compare_state_dict(model, checkpoint.state_dict)
     if report.matched_share < min_share:
         raise CheckpointError(f"{path}: does not fit the model: {report}; {flag} wants a model with mostly the same config")
-    copy_state_dict(model, checkpoint.state_dict)
+    _copy(model, checkpoint.state_dict, report)
     logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s: %s", path, report)
     return report
 
@@ -412,7 +418,7 @@ def load_pretransform_weights(pretransform: nn.Module, path: str | Path, *, flag
     report = compare_state_dict(autoencoder, checkpoint.state_dict)
     if not report.is_complete:
         raise CheckpointError(f"{path}: does not fit the pretransform's autoencoder: {report}")
-    copy_state_dict(autoencoder, checkpoint.state_dict)
+    _copy(autoencoder, checkpoint.state_dict, report)
     logger.info("%s: %s", path, report)
     return report
 

@@ -32,7 +32,8 @@ def unwrap(
         raise CheckpointError(f"{ckpt_path}: is {checkpoint.description} already: there is nothing to unwrap")
     model = create_model_from_config_path(model_config)
     refuse_other_model(checkpoint, model.state_dict())
-    report = copy_state_dict(model, unwrap_state_dict(checkpoint.state_dict, use_ema=not online, path=str(ckpt_path)))
+    state_dict = unwrap_state_dict(checkpoint.state_dict, use_ema=not online, path=str(ckpt_path))
+    report = copy_state_dict(model, state_dict)
     if not report.is_complete:
         raise CheckpointError(f"{ckpt_path}: does not fit the model in {model_config}: {report}; was it trained with this config?")
     save_model_weights(model.state_dict(), target)

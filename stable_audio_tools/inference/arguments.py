@@ -96,6 +96,12 @@ def _is_interval(value: Any) -> bool:
     return value[0] <= value[1]
 
 
+def takes_option(backbone: Any, name: str) -> bool:
+    """Whether a network's ``forward`` takes an option, as far as that can be known."""
+    names = _options_of(backbone)
+    return names is None or name in names
+
+
 def _options_of(backbone: Any) -> list[str] | None:
     """What callers may pass on to a network: parameters of its ``forward``, and of the ``model`` in it that gets the rest.
 

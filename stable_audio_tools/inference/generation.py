@@ -17,7 +17,7 @@ from stable_audio_tools.audio import prepare_audio
 from stable_audio_tools.config.model import shift_of
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SAMPLERS, SHIFTS
-from stable_audio_tools.inference.arguments import check_arguments
+from stable_audio_tools.inference.arguments import check_arguments, takes_option
 from stable_audio_tools.inference.numerics import reference_numerics, seeded
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper, seconds_of
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Metadata = Sequence[Mapping[str, Any]]
 AnyDiffusionModel = ConditionedDiffusionModelWrapper | DiffusionModelWrapper
 SAMPLER_KEYS = ("sampler_type", "sigma_min", "sigma_max", "rho", "callback", "disable_tqdm")
+DEFAULT_CFG_SCALE = 6.0
 RANGE_KEYS = ("sigma_min", "sigma_max", "rho")
 
 
@@ -38,7 +39,7 @@ RANGE_KEYS = ("sigma_min", "sigma_max", "rho")
 def generate_diffusion_cond(
     model: ConditionedDiffusionModelWrapper,
     steps: int = 250,
-    cfg_scale: float = 6.0,
+    cfg_scale: float = DEFAULT_CFG_SCALE,
     conditioning: Metadata | None = None,
     conditioning_tensors: Mapping[str, Any] | None = None,
     negative_conditioning: Metadata | None = None,
@@ -126,7 +127,7 @@ def generate_diffusion_cond(
 def generate_diffusion_cond_inpaint(
     model: ConditionedDiffusionModelWrapper,
     steps: int = 250,
-    cfg_scale: float = 6.0,
+    cfg_scale: float = DEFAULT_CFG_SCALE,
     conditioning: Metadata | None = None,
     conditioning_tensors: Mapping[str, Any] | None = None,
     negative_conditioning: Metadata | None = None,
@@ -197,9 +198,8 @@ def generate_diffusion_cond_inpaint(
         model, conditioning, sample_size, adapt_duration_to_conditioning, duration_padding_sec, use_effective_length_for_schedule,
         mask_padding_attention,
     )  # fmt: skip
-    if inpaint_mask is None and inpaint_mask_start_seconds is not None and inpaint_mask_end_seconds is not None:
-        inpaint_mask = torch.ones(1, lengths.samples)
-        inpaint_mask[:, int(inpaint_mask_start_seconds * model.sample_rate) : int(inpaint_mask_end_seconds * model.sample_rate)] = 0
+    if inpaint_mask is None:
+        inpaint_mask = _span_mask(inpaint_mask_start_seconds, inpaint_mask_end_seconds, lengths.samples, model.sample_rate)
     keep = _latent_mask(inpaint_mask, batch_size, lengths, conditioning, model.sample_rate)
     guidance = _guidance(cfg_scale, apg_scale)
     with reference_numerics(), seeded(_seed(seed)):
@@ -357,14 +357,30 @@ def _chunk_frames(model: ConditionedDiffusionModelWrapper) -> int:
     return getattr(encoder, "alignment", 1)
 
 
+def _span_mask(start: float | None, end: float | None, samples: int, sample_rate: int) -> Tensor | None:
+    """A mask (1, T) that keeps all but the span between two times in seconds; None if there are none."""
+    if start is None and end is None:
+        return None
+    if start is None or end is None or not 0 <= start < end:
+        raise ConfigError(
+            "inpaint_mask_start_seconds and inpaint_mask_end_seconds say together what is made anew: 0 <= start < end, "
+            f"got {start} and {end}"
+        )
+    mask = torch.ones(1, samples)
+    mask[:, int(start * sample_rate) : int(end * sample_rate)] = 0
+    return mask
+
+
 def _latent_mask(mask: Tensor | None, batch_size: int, lengths: _Lengths, conditioning: Metadata | None, sample_rate: int) -> Tensor:
     """Which samples are kept, (T,), (1, T) or (B, T) -> which latent frames are, (B, 1, L)."""
     if mask is None:
         return torch.zeros(batch_size, 1, lengths.frames)
     mask = mask.detach().float().cpu()
     mask = mask.reshape(1, -1) if mask.dim() == 1 else mask
-    if mask.dim() != 2 or mask.shape[0] not in (1, batch_size):
+    if mask.dim() != 2 or mask.shape[0] not in (1, batch_size) or mask.shape[1] == 0:
         raise ConfigError(f"inpaint_mask must be (T,), (1, T) or ({batch_size}, T), got {tuple(mask.shape)}")
+    if mask.shape[1] < lengths.samples:
+        logger.warning("inpaint_mask has %d steps for %d samples: it is stretched", mask.shape[1], lengths.samples)
     mask = mask[:, : lengths.samples]
     if lengths.content is not None and conditioning is not None:
         mask = mask.clone()
@@ -519,9 +535,12 @@ def _finish(
     if lengths.content is not None:
         inputs["padding_mask"] = lengths.content.to(device)
     cfg_scale, apg_scale = guidance["cfg_scale"], guidance["apg_scale"]
-    apg_scale = (0.0 if is_old else 1.0) if apg_scale is None else apg_scale
+    if apg_scale is None:
+        apg_scale = 0.0 if is_old or not takes_option(model.model, "apg_scale") else 1.0
     if apg_scale:
         inputs["apg_scale"] = apg_scale
+    if cfg_scale not in (1.0, DEFAULT_CFG_SCALE) and not (model.cross_attn_cond_ids or model.prepend_cond_ids):
+        logger.warning("cfg_scale %g has no effect: guidance needs conditions for cross-attention, or prepended ones", cfg_scale)
     mixing = find_objective(model.diffusion_objective)
     low, high = options.interval
 

@@ -246,3 +246,21 @@ def test_sample_is_what_runs(make):
         cond = {**model.conditioner([RAIN], "cpu"), "inpaint_mask": [torch.zeros(1, 1, 32)], "inpaint_masked_input": [noise * 0]}
     latents = sample(lambda x, t: model(x, t, cond, cfg_scale=3.0), noise, objective="rectified_flow", steps=3)
     torch.testing.assert_close(inpaint(model, return_latents=True), latents)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.01, None), (None, 0.01), (0.02, 0.01), (-1, 0.01)])
+def test_refuses_spans_that_are_none(make, start, end):
+    with pytest.raises(ConfigError, match=rf"say together what is made anew: 0 <= start < end, got {start} and {end}"):
+        inpaint(make(), inpaint_audio=AUDIO, inpaint_mask_start_seconds=start, inpaint_mask_end_seconds=end)
+
+
+def test_a_span_is_the_mask_of_its_samples(make):
+    model = make()
+    span = inpaint(model, inpaint_audio=AUDIO, inpaint_mask_start_seconds=0.016, inpaint_mask_end_seconds=0.032)
+    torch.testing.assert_close(span, inpaint(model, inpaint_audio=AUDIO, inpaint_mask=HALF))
+
+
+def test_says_that_a_short_mask_is_stretched(make, caplog):
+    stretched = inpaint(make(), inpaint_audio=AUDIO, inpaint_mask=torch.tensor([1.0, 0.0]))
+    assert "inpaint_mask has 2 steps for 256 samples: it is stretched" in caplog.text
+    torch.testing.assert_close(stretched, inpaint(make(), inpaint_audio=AUDIO, inpaint_mask=HALF))

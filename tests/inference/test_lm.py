@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -79,3 +80,14 @@ def test_audio_of_any_rate_and_channels_is_continued(model: Any) -> None:
 def test_impossible_requests(model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         generate_lm(model, **{"conditioning": [{"n": 1}], "sample_size": 64, **options})
+
+
+def test_continuing_is_reproducible_with_a_codec_that_draws_its_tokens_and_in_half_precision(model: Any) -> None:
+    drawing = copy.deepcopy(model)
+    drawing.pretransform.model.encoder.register_forward_hook(lambda module, args, out: out + torch.randn_like(out))
+    init = (8000, 0.3 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
+    before = torch.get_rng_state()
+    first, second = (generate_lm(drawing, [{"n": 1}], sample_size=96, init_audio=init, seed=5) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), before)
+    half = generate_lm(copy.deepcopy(model).bfloat16(), [{"n": 1}], sample_size=96, init_audio=init, seed=5)
+    assert half.dtype == torch.bfloat16 and half.isfinite().all()

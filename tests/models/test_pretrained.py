@@ -1,6 +1,7 @@
 """Published models, from local folders and from a cache of the hub."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -206,3 +207,31 @@ def test_models_without_weights_have_shapes_and_real_tables(dit_config):
     with pytest.raises(ZeroDivisionError), without_weights():
         raise ZeroDivisionError
     assert not is_without_weights()
+
+
+def test_threads_that_build_without_weights_do_not_get_in_each_others_way():
+    """The first to begin is the first to end, while the second still builds."""
+    register, events = torch.nn.Module.register_parameter, [threading.Event() for _ in range(3)]
+    devices = {}
+
+    def first():
+        with without_weights():
+            events[0].set()
+            events[1].wait(10)
+        devices["first, after"] = torch.nn.Linear(2, 2).weight.device.type
+        events[2].set()
+
+    def second():
+        events[0].wait(10)
+        with without_weights():
+            events[1].set()
+            events[2].wait(10)
+            devices["second, inside"] = torch.nn.Linear(2, 2).weight.device.type
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert devices == {"first, after": "cpu", "second, inside": "meta"}
+    assert torch.nn.Module.register_parameter is register

@@ -59,3 +59,7 @@ def test_log_snr_is_evenly_spaced_between_its_published_ends(start, steps):
 def test_a_flow_cannot_start_outside_of_its_time(start):
     with pytest.raises(ValueError, match=r"starts at a time in \(0, 1\], got"):
         log_snr(4, start)
+
+
+def test_a_range_of_no_width_falls_all_the_same():
+    assert bool((polyexponential(8, 0.01, 0.01).diff() < 0).all())

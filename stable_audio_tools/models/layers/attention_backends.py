@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stable_audio_tools.errors import ConfigError
+
 # Up to this many scores per head the explicit product stays in the cache. Measured on a 2-core CPU with AVX-512 bfloat16 at shape
 # (64, 4, 65, 64): forward and backward take 10 ms explicitly, 50 ms through the fused kernel, whose backward pass multiplies in float32.
 MAX_EXPLICIT_SCORES = 512 * 512
+BACKENDS = ("auto", "fused", "explicit")
+VARIABLE = "SAT_ATTENTION_BACKEND"
+_chosen: ContextVar[str | None] = ContextVar("attention_backend", default=None)
+
+
+def attention_backend() -> str:
+    """How attention is computed: ``fused`` (torch's kernels), ``explicit`` (plain matrix products), or ``auto``, the faster of the two.
+
+    `use_attention_backend` chooses, otherwise the environment variable ``SAT_ATTENTION_BACKEND``, otherwise it is ``auto``.
+
+    Raises:
+        ConfigError: If the variable names something else.
+    """
+    return _chosen.get() or _known(os.environ.get(VARIABLE) or "auto", VARIABLE)
+
+
+@contextmanager
+def use_attention_backend(name: str) -> Iterator[None]:
+    """Compute attention in this way, inside the block and in this thread.
+
+    Raises:
+        ConfigError: If there is no such way.
+    """
+    token = _chosen.set(_known(name, "attention backend"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _known(name: str, what: str) -> str:
+    if name not in BACKENDS:
+        raise ConfigError(f"{what} must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
 
 
 def attend(q_BHLE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, *, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Scaled dot-product attention.
 
-    Torch's fused kernels do it, except for short sequences in half precision on a CPU, where explicit products are faster.
+    `attention_backend` says how. ``auto`` takes torch's fused kernels, except for short sequences in half precision on a CPU, where
+    explicit products are faster.
 
     Args:
         q_BHLE: Queries.
@@ -28,8 +68,12 @@ def attend(q_BHLE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, *, mask: Tensor | Non
     Returns:
         (B, H, L, E)
     """
-    is_half_on_cpu = q_BHLE.device.type == "cpu" and q_BHLE.dtype in (torch.bfloat16, torch.float16)
-    if is_half_on_cpu and q_BHLE.shape[-2] * k_BHSE.shape[-2] <= MAX_EXPLICIT_SCORES:
+    backend = attention_backend()
+    if backend == "auto":
+        is_half_on_cpu = q_BHLE.device.type == "cpu" and q_BHLE.dtype in (torch.bfloat16, torch.float16)
+        is_short = q_BHLE.shape[-2] * k_BHSE.shape[-2] <= MAX_EXPLICIT_SCORES
+        backend = "explicit" if is_half_on_cpu and is_short else "fused"
+    if backend == "explicit":
         return _explicit(q_BHLE, k_BHSE, v_BHSE, mask, is_causal)
     return F.scaled_dot_product_attention(q_BHLE, k_BHSE, v_BHSE, attn_mask=mask, is_causal=is_causal)
 

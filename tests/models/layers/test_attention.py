@@ -8,7 +8,13 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers import attention as attention_module
 from stable_audio_tools.models.layers import attention_backends
 from stable_audio_tools.models.layers.attention import Attention, window_mask
-from stable_audio_tools.models.layers.attention_backends import attend, attend_in_window, narrow_window
+from stable_audio_tools.models.layers.attention_backends import (
+    attend,
+    attend_in_window,
+    attention_backend,
+    narrow_window,
+    use_attention_backend,
+)
 from stable_audio_tools.models.layers.embeddings import RotaryEmbedding
 
 
@@ -246,3 +252,28 @@ def test_epsilon_of_query_and_key_norms(qk_norm, eps):
     x = torch.randn(1, 5, 16)
     expected = layer.to_out(layer.to_qkv(x)[..., 32:].mean(dim=1, keepdim=True)).expand(1, 5, 16)
     torch.testing.assert_close(layer(x), expected, atol=1e-3, rtol=0)
+
+
+def test_the_way_to_compute_is_a_setting(monkeypatch):
+    q, k, v = torch.randn(3, 2, 4, 20, 8).double().unbind()
+    with use_attention_backend("fused"):
+        fused, calls = attend(q, k, v), []
+    real = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *args, **kw: calls.append(1) or real(*args, **kw))
+    monkeypatch.setenv("SAT_ATTENTION_BACKEND", "explicit")
+    torch.testing.assert_close(attend(q, k, v), fused, atol=1e-6, rtol=0)
+    assert not calls and attention_backend() == "explicit"
+    with use_attention_backend("fused"):  # the block wins over the variable
+        attend(q, k, v)
+    assert len(calls) == 1
+
+
+def test_refuses_ways_that_there_are_not(monkeypatch):
+    with (
+        pytest.raises(ConfigError, match="attention backend must be one of auto, fused, explicit, got 'flash'"),
+        use_attention_backend("flash"),
+    ):
+        pass
+    monkeypatch.setenv("SAT_ATTENTION_BACKEND", "fast")
+    with pytest.raises(ConfigError, match="SAT_ATTENTION_BACKEND must be one of auto, fused, explicit, got 'fast'"):
+        attention_backend()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PATTERNS
 from stable_audio_tools.models.lm.patterns import DelayPattern, MusicLMPattern, Pattern, PatternProvider
+from stable_audio_tools.models.lm.patterns.base import MAX_KEPT
 
 NAMES = PATTERNS.names()
 SPECIAL = 99
@@ -100,3 +103,11 @@ def test_a_table_that_loses_or_swaps_tokens_is_refused() -> None:
             Pattern(torch.tensor([row]), 2)
     with pytest.raises(AssertionError):
         Pattern(torch.tensor([[0, 1]]), 2)
+
+
+def test_providers_survive_pickling_and_forget_when_there_are_many() -> None:
+    provider = DelayPattern(2)
+    provider.get_pattern(5)
+    assert torch.equal(pickle.loads(pickle.dumps(provider)).get_pattern(5).times, provider.get_pattern(5).times)
+    for count in range(1, 2 * MAX_KEPT):
+        assert provider.get_pattern(count).times.shape[1] > count
