@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stable_audio_tools.audio import apply_crop, force_channels, load, pad_crop, plan_crop, probe
 from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.config.dataset import AudioFolder, resolve
-from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.data.files import find_audio_files
 from stable_audio_tools.data.metadata import Captions, CustomMetadata, MetadataModule
 from stable_audio_tools.errors import AudioError, DataError
@@ -62,7 +61,7 @@ class _File:
     custom_metadata: CustomMetadata | None
 
 
-class SampleDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
+class SampleDataset(ItemDataset):
     """Crops of audio files; only the crop is decoded.
 
     Files that cannot be decoded, and crops that are silent (below -60 dB) or rejected, are replaced by another item, remembered, and

@@ -1,6 +1,6 @@
 """The contract of datasets.
 
-A dataset is a `torch.utils.data.Dataset` whose items are ``(audio (C, T), metadata)``. It is registered under the ``dataset_type`` that
+A dataset is an `ItemDataset`. It is registered under the ``dataset_type`` that
 configs use; its constructor's parameters are the other keys of the config, and it is given what the model decides: ``sample_size``,
 ``sample_rate``, ``audio_channels``, and ``base_dir``, the folder of the config file.
 
@@ -20,9 +20,22 @@ Metadata keys that every item has:
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from stable_audio_tools.families import DATASETS
+
+
+class ItemDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
+    """Items ``(audio (C, T) or latents (D, L), metadata)``, by index, or by `ItemKey` where an item is drawn at random."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
+        raise NotImplementedError
 
 
 class ItemKey(NamedTuple):
@@ -58,4 +71,4 @@ class Summarised(Protocol):
         ...
 
 
-__all__ = ["DATASETS", "ItemKey", "Summarised"]
+__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Summarised"]

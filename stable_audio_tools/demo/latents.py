@@ -10,29 +10,40 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stable_audio_tools.audio import to_mono
 from stable_audio_tools.checkpoint import atomic_path
-from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.config.base import PositiveInt
+from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.demo.clips import Clip
 from stable_audio_tools.errors import DataError
-from stable_audio_tools.families import DATASETS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
-class EncodedClips(Dataset[tuple[Tensor, dict[str, Any]]]):
-    """Latents and one of the captions of each clip.
+class EncodedClips(ItemDataset):
+    """What `encode_clips` wrote: latents and, drawn anew each time, one of the captions of each clip.
+
+    In a config: ``{"dataset_type": "stable_audio_tools.demo.latents:EncodedClips", "folder": ...}``.
 
     Args:
-        latents: (N, D, L)
-        clips: Their descriptions: ``path``, ``name``, ``captions``.
+        folder: The folder.
+        repeat: How often a pass goes through all clips, so that small sets fill large batches.
+        drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
+
+    Raises:
+        DataError: If the folder holds no encoded clips.
     """
 
-    def __init__(self, latents: Tensor, clips: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: str, repeat: PositiveInt = 1, drop_last: bool = True) -> None:
         super().__init__()
-        self.latents = latents
-        self.clips = clips
+        path = Path(folder)
+        try:
+            latents = load_file(path / "latents.safetensors")["latents"]  # (N, D, L)
+            clips = json.loads((path / "latents.json").read_text(encoding="utf-8"))
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise DataError(f"{path}: holds no encoded clips ({error})") from error
+        self.latents = latents.repeat(repeat, 1, 1)
+        self.clips: list[dict[str, Any]] = clips * repeat
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -47,24 +58,6 @@ class EncodedClips(Dataset[tuple[Tensor, dict[str, Any]]]):
             "padding_mask": torch.ones(self.latents.shape[-1]),
         }
         return self.latents[index], metadata
-
-
-@DATASETS.register("encoded_clips")
-def encoded_clips(folder: str, repeat: int = 1, drop_last: bool = True) -> EncodedClips:
-    """Read what `encode_clips` wrote. In a config: ``{"dataset_type": "stable_audio_tools.demo.latents:encoded_clips", "folder": ...}``.
-
-    Args:
-        folder: The folder.
-        repeat: How often a pass goes through all clips, so that small sets fill large batches.
-        drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
-    """
-    path = Path(folder)
-    try:
-        latents = load_file(path / "latents.safetensors")["latents"]
-        clips = json.loads((path / "latents.json").read_text(encoding="utf-8"))
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: holds no encoded clips ({error})") from error
-    return EncodedClips(latents.repeat(repeat, 1, 1), clips * repeat)
 
 
 @torch.no_grad()

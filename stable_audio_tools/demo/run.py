@@ -291,7 +291,7 @@ def _train(
         TrainOptions(
             model_config=config,
             dataset_config={
-                "dataset_type": "stable_audio_tools.demo.latents:encoded_clips",
+                "dataset_type": "stable_audio_tools.demo.latents:EncodedClips",
                 "folder": str(settings.output / "latents"),
                 "repeat": repeat,
             },

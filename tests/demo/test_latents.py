@@ -11,7 +11,7 @@ import torch
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.demo.clips import Clip
-from stable_audio_tools.demo.latents import encode_clips, encoded_clips
+from stable_audio_tools.demo.latents import EncodedClips, encode_clips
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.pretransforms import PatchedPretransform
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
-    data = encoded_clips(str(folder))
+    data = EncodedClips(str(folder))
     assert len(data) == 5
     for index in range(5):
         latents, metadata = data[index]
@@ -38,7 +38,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 
 def test_captions_depend_on_seed_pass_and_item(folder: Path) -> None:
-    data = encoded_clips(str(folder))
+    data = EncodedClips(str(folder))
 
     def prompts(seed: int, epoch: int) -> list[str]:
         return [data[ItemKey(index=index, epoch=epoch, seed=seed)][1]["prompt"] for index in range(5)]
@@ -48,14 +48,14 @@ def test_captions_depend_on_seed_pass_and_item(folder: Path) -> None:
 
 
 def test_small_sets_are_gone_through_several_times_in_a_pass(folder: Path) -> None:
-    data = encoded_clips(str(folder), repeat=3)
+    data = EncodedClips(str(folder), repeat=3)
     assert len(data) == 15
     assert torch.equal(data[7][0], data[2][0])
     assert data[7][1]["path"] == "2.wav"
 
 
 def test_a_config_can_name_it(folder: Path) -> None:
-    config: dict[str, Any] = {"dataset_type": "stable_audio_tools.demo.latents:encoded_clips", "folder": str(folder), "repeat": 2}
+    config: dict[str, Any] = {"dataset_type": "stable_audio_tools.demo.latents:EncodedClips", "folder": str(folder), "repeat": 2}
     loader = create_dataloader_from_config(config, batch_size=4, sample_size=32, sample_rate=8000, audio_channels=1, num_workers=0)
     batches = list(loader)
     assert [latents.shape for latents, _ in batches] == [(4, 4, 8)] * 2  # the last two of ten do not fill a batch
@@ -66,10 +66,10 @@ def test_a_config_can_name_it(folder: Path) -> None:
 def test_folders_without_latents(folder: Path, broken: str) -> None:
     (folder / broken).unlink()
     with pytest.raises(DataError, match=r"deep: holds no encoded clips \(.*No such file"):
-        encoded_clips(str(folder))
+        EncodedClips(str(folder))
 
 
 def test_a_broken_description(folder: Path) -> None:
     (folder / "latents.json").write_text("[{", encoding="utf-8")
     with pytest.raises(DataError, match="deep: holds no encoded clips"):
-        encoded_clips(str(folder))
+        EncodedClips(str(folder))

@@ -151,7 +151,6 @@ def test_a_sampler_of_the_users_own(tmp_path, monkeypatch):
         ({"sigma_min": 0.0}, "need 0 < sigma_min <= sigma_max, got 0.0 and 100.0"),
         ({"sigma_min": 2.0, "sigma_max": 1.0}, "need 0 < sigma_min <= sigma_max, got 2.0 and 1.0"),
         ({"sigma_max": 0.0}, "need 0 < sigma_min <= sigma_max, got 0.01 and 0.0"),
-        ({"sigma_min": 0.5, "sigma_max": 0.5}, "4 noise levels from 0.5 to 0.5 with rho 1.0: some are equal"),
         ({"rho": 30.0}, "4 noise levels from 100.0 to 0.01 with rho 30.0: some are equal in float32; take a wider range, fewer steps"),
         ({"sampler": "v-ddim", "sigma_max": 0.0}, "sigma_max must be positive, got 0.0"),
         ({"objective": "rectified_flow", "sigma_max": -1.0, "init": DATA}, "sigma_max must be positive, got -1.0"),
