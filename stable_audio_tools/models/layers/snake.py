@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# 2 MB in float32. (1, 128, 65536) in bfloat16 on two cores: 0.9 ns per value in pieces of half or twice this size, 10 ns as a whole.
+# 2 MB in float32. (1, 128, 65536) on two cores: 1.0 ns per value instead of 4.7 as a whole in bfloat16, 2.0 ns either way in float32.
 CACHED_VALUES = 2**19
 
 
