@@ -151,7 +151,7 @@ def test_ctrl_c_at_any_time_is_no_traceback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     process = subprocess.Popen(
         [sys.executable, "-m", "stable_audio_tools.cli.main", "check", str(tmp_path / "pipe.json")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     writer = open_when_read(tmp_path / "pipe.json")
     for _ in range(6):  # one that comes just before a system call blocks is seen only when that returns
@@ -162,6 +162,11 @@ def test_ctrl_c_at_any_time_is_no_traceback(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=5)
     os.close(writer)
     assert (process.returncode, out, err) == (130, "", "stopped\n")
+
+
+def heed_ctrl_c() -> None:
+    """What runs in the background of a shell script, as these tests may, ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def open_when_read(pipe: Path) -> int:
