@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import Any, ClassVar, Literal, cast
 
 from stable_audio_tools.config.base import Component, PositiveFloat, PositiveInt, Strict, part_mistakes
-from stable_audio_tools.config.training import (
-    AutoencoderTraining,
+from stable_audio_tools.config.training.autoencoder import AutoencoderTraining
+from stable_audio_tools.config.training.diffusion import (
     DiffusionAutoencoderTraining,
     DiffusionCondInpaintTraining,
     DiffusionCondTraining,
     DiffusionUncondTraining,
-    LMTraining,
 )
+from stable_audio_tools.config.training.lm import LMTraining
 from stable_audio_tools.families import OBJECTIVES, PATTERNS, SHIFTS
 from stable_audio_tools.registry import Mistake, closest
 from stable_audio_tools.registry.schema import Location

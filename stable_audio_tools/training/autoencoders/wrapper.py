@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.config.model import AutoencoderConfig
-from stable_audio_tools.config.training import AutoencoderLosses, AutoencoderTraining
+from stable_audio_tools.config.training.autoencoder import AutoencoderLosses, AutoencoderTraining
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DISCRIMINATORS, LOSSES, WRAPPERS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder

@@ -7,7 +7,7 @@ from typing import Any
 from einops import rearrange
 
 from stable_audio_tools.config.model import DiffusionCondConfig
-from stable_audio_tools.config.training import DiffusionCondDemo
+from stable_audio_tools.config.training.diffusion import DiffusionCondDemo
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.inference.generation import generate_diffusion_cond
 from stable_audio_tools.training.base import TrainingWrapper, unbatch

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 
 from stable_audio_tools.config.model import DiffusionCondInpaintConfig
-from stable_audio_tools.config.training import DiffusionCondInpaintDemo
+from stable_audio_tools.config.training.diffusion import DiffusionCondInpaintDemo
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.inference.generation import generate_diffusion_cond_inpaint
 from stable_audio_tools.training.base import TrainingWrapper, unbatch

@@ -7,7 +7,7 @@ from typing import Any
 from einops import rearrange
 
 from stable_audio_tools.config.model import DiffusionUncondConfig
-from stable_audio_tools.config.training import DiffusionDemo
+from stable_audio_tools.config.training.diffusion import DiffusionDemo
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.inference.generation import generate_diffusion_uncond
 from stable_audio_tools.training.base import TrainingWrapper

@@ -7,7 +7,7 @@ from typing import Any
 from einops import rearrange
 
 from stable_audio_tools.config.model import LMConfig, MusicgenConfig
-from stable_audio_tools.config.training import LMDemo
+from stable_audio_tools.config.training.lm import LMDemo
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.inference.lm import generate_lm
 from stable_audio_tools.training.base import TrainingWrapper

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stable_audio_tools.config.model import DiffusionAutoencoderConfig
-from stable_audio_tools.config.training import DiffusionAutoencoderTraining
+from stable_audio_tools.config.training.diffusion import DiffusionAutoencoderTraining
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.autoencoders.diffusion_autoencoder import DiffusionAutoencoder
 from stable_audio_tools.training.autoencoders.wrapper import DEFAULT_LOSSES

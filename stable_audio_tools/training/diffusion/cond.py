@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.config.model import DiffusionCondConfig, DiffusionCondInpaintConfig
-from stable_audio_tools.config.training import DiffusionCondTraining
+from stable_audio_tools.config.training.diffusion import DiffusionCondTraining
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from stable_audio_tools.config.model import DiffusionUncondConfig
-from stable_audio_tools.config.training import DiffusionUncondTraining
+from stable_audio_tools.config.training.diffusion import DiffusionUncondTraining
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.training.base import unbatch

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_audio_tools.config.model import LMConfig, MusicgenConfig
-from stable_audio_tools.config.training import LMTraining
+from stable_audio_tools.config.training.lm import LMTraining
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.lm.model import LMOutput
