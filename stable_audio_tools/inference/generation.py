@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from stable_audio_tools.audio import prepare_audio
 from stable_audio_tools.config.model import shift_of
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SAMPLERS, SHIFTS
 from stable_audio_tools.inference.arguments import check_arguments, takes_option
+from stable_audio_tools.inference.conditions import cast, embedded, encode_init_audio, per_item
+from stable_audio_tools.inference.denoising import SAMPLER_KEYS, GuidedNetwork, SamplerOptions, decoded, own_options, sampled
+from stable_audio_tools.inference.lengths import AnyDiffusionModel, Lengths, Metadata, latent_mask, span_mask, whole_steps
 from stable_audio_tools.inference.numerics import reference_numerics, seeded
+from stable_audio_tools.models.diffusion.base import prepared
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
-from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper, seconds_of
+from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.layers.parameters import dtype_of
-from stable_audio_tools.sampling.objectives import objective as find_objective
-from stable_audio_tools.sampling.run import default_sampler, sample
-from stable_audio_tools.sampling.samplers.base import Step
-from stable_audio_tools.sampling.shifts import Length, Shift
+from stable_audio_tools.sampling.run import default_sampler
+from stable_audio_tools.sampling.shifts import Shift
 
 logger = logging.getLogger(__name__)
-Metadata = Sequence[Mapping[str, Any]]
-AnyDiffusionModel = ConditionedDiffusionModelWrapper | DiffusionModelWrapper
-SAMPLER_KEYS = ("sampler_type", "sigma_min", "sigma_max", "rho", "callback", "disable_tqdm")
 DEFAULT_CFG_SCALE = 6.0
-RANGE_KEYS = ("sigma_min", "sigma_max", "rho")
 
 
 @torch.no_grad()
@@ -102,25 +98,7 @@ def generate_diffusion_cond(
         ConfigError: If conditions are missing or their number is not ``batch_size``, or a number or an option is wrong.
         AudioError: If ``init_audio`` is no such pair, or holds NaN.
     """
-    _check(model, steps, batch_size, sample_size, seed, sampler_kwargs, init_audio=init_audio)
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    conditioning = _per_item(conditioning, batch_size, "conditioning")
-    negative_conditioning = _per_item(negative_conditioning, batch_size, "negative_conditioning")
-    lengths = _Lengths.of(
-        model, conditioning, sample_size, adapt_duration_to_conditioning, duration_padding_sec, use_effective_length_for_schedule,
-        mask_padding_attention,
-    )  # fmt: skip
-    guidance = _guidance(cfg_scale, apg_scale)
-    with reference_numerics(), seeded(_seed(seed)):
-        noise = torch.randn([batch_size, model.io_channels, lengths.frames], device=device)
-        tensors = _with_nothing_kept(model, _embedded(model, conditioning, conditioning_tensors, device), noise)
-        inputs = model.get_conditioning_inputs(tensors)
-        if negative_conditioning is not None or negative_conditioning_tensors is not None:
-            negative = _embedded(model, negative_conditioning, negative_conditioning_tensors, device)
-            negative = _with_nothing_kept(model, negative, noise)
-            inputs |= model.get_conditioning_inputs(negative, negative=True)
-        init = _init(model, init_audio, init_noise_level, lengths.samples, batch_size, device, sampler_kwargs)
-        return _finish(model, noise, init, inputs, guidance, lengths, steps, dist_shift, return_latents, sampler_kwargs)
+    return _generate(_Request(**locals()))
 
 
 @torch.no_grad()
@@ -190,35 +168,7 @@ def generate_diffusion_cond_inpaint(
     Raises:
         ConfigError: If the mask has another shape, or for the reasons of `generate_diffusion_cond`.
     """
-    _check(model, steps, batch_size, sample_size, seed, sampler_kwargs, init_audio=init_audio, inpaint_audio=inpaint_audio)
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    conditioning = _per_item(conditioning, batch_size, "conditioning")
-    negative_conditioning = _per_item(negative_conditioning, batch_size, "negative_conditioning")
-    lengths = _Lengths.of(
-        model, conditioning, sample_size, adapt_duration_to_conditioning, duration_padding_sec, use_effective_length_for_schedule,
-        mask_padding_attention,
-    )  # fmt: skip
-    if inpaint_mask is None:
-        inpaint_mask = _span_mask(inpaint_mask_start_seconds, inpaint_mask_end_seconds, lengths.samples, model.sample_rate)
-    keep = _latent_mask(inpaint_mask, batch_size, lengths, conditioning, model.sample_rate)
-    guidance = _guidance(cfg_scale, apg_scale)
-    with reference_numerics(), seeded(_seed(seed)):
-        noise = torch.randn([batch_size, model.io_channels, lengths.frames], device=device)
-        tensors = dict(_embedded(model, conditioning, conditioning_tensors, device))
-        negative: dict[str, Any] | None = None
-        if negative_conditioning is not None or negative_conditioning_tensors is not None:
-            negative = dict(_embedded(model, negative_conditioning, negative_conditioning_tensors, device))
-        init = _init(model, init_audio, init_noise_level, lengths.samples, batch_size, device, sampler_kwargs)
-        keep = keep.to(device)
-        masked = torch.zeros(batch_size, model.io_channels, lengths.frames, device=device)
-        if inpaint_audio is not None:
-            masked = encode_init_audio(model, inpaint_audio, lengths.samples, device).repeat(batch_size, 1, 1) * keep
-        for conditions in (tensors, *([negative] if negative is not None else [])):
-            conditions |= {"inpaint_mask": [keep], "inpaint_masked_input": [masked]}
-        inputs = model.get_conditioning_inputs(tensors)
-        if negative is not None:
-            inputs |= model.get_conditioning_inputs(negative, negative=True)
-        return _finish(model, noise, init, inputs, guidance, lengths, steps, dist_shift, return_latents, sampler_kwargs)
+    return _generate(_InpaintRequest(**locals()))
 
 
 @torch.no_grad()
@@ -256,172 +206,178 @@ def generate_diffusion_uncond(
         ConfigError: If a sampler option is wrong, or ``sample_size`` is too small.
     """
     _check(model, steps, batch_size, sample_size, seed, sampler_kwargs, init_audio=init_audio)
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    samples = _whole_steps(model, sample_size)
+    device = _device(model, device)
+    samples = whole_steps(model, sample_size)
     with reference_numerics(), seeded(_seed(seed)):
         noise = torch.randn([batch_size, model.io_channels, samples // model.downsampling_ratio], device=device)
-        init = _init(model, init_audio, init_noise_level, samples, batch_size, device, sampler_kwargs)
-        options = _SamplerOptions.of(model, sampler_kwargs)
+        options = SamplerOptions.of(model, _with_start(sampler_kwargs, init_audio, init_noise_level))
+        init = _init(model, init_audio, samples, batch_size, device)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             return model.model(x, t.to(x.device, non_blocking=True), **options.backbone)
 
-        return _decoded(model, _sampled(model, predict, noise, init, steps, options), return_latents)
+        latents = sampled(model, predict, noise, init, steps, options)
+        return latents if return_latents else decoded(model.pretransform, latents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """The arguments of `generate_diffusion_cond`."""
+
+    model: ConditionedDiffusionModelWrapper
+    steps: int
+    cfg_scale: float
+    conditioning: Metadata | None
+    conditioning_tensors: Mapping[str, Any] | None
+    negative_conditioning: Metadata | None
+    negative_conditioning_tensors: Mapping[str, Any] | None
+    batch_size: int
+    sample_size: int
+    sample_rate: int | None
+    seed: int
+    device: torch.device | str | None
+    init_audio: tuple[int, Tensor] | None
+    init_noise_level: float
+    return_latents: bool
+    adapt_duration_to_conditioning: bool | None
+    duration_padding_sec: float
+    use_effective_length_for_schedule: bool | None
+    mask_padding_attention: bool | None
+    apg_scale: float | None
+    dist_shift: Shift | Mapping[str, Any] | None
+    sampler_kwargs: dict[str, Any]
+
+    def audio(self) -> dict[str, Any]:
+        """Arguments that are audio, by name."""
+        return {"init_audio": self.init_audio}
+
+    def keep(self, lengths: Lengths, conditioning: Metadata | None) -> Tensor | None:
+        """Which latent frames are kept, (B, 1, L); None leaves it to the conditions."""
+        return None
+
+    def kept(self, lengths: Lengths, device: torch.device) -> Tensor | None:
+        """Latents (1, D, L) of which something is kept."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InpaintRequest(_Request):
+    """The arguments of `generate_diffusion_cond_inpaint`."""
+
+    inpaint_audio: tuple[int, Tensor] | None
+    inpaint_mask: Tensor | None
+    inpaint_mask_start_seconds: float | None
+    inpaint_mask_end_seconds: float | None
+
+    def audio(self) -> dict[str, Any]:
+        return super().audio() | {"inpaint_audio": self.inpaint_audio}
+
+    def keep(self, lengths: Lengths, conditioning: Metadata | None) -> Tensor:
+        mask, rate = self.inpaint_mask, self.model.sample_rate
+        if mask is None:
+            mask = span_mask(self.inpaint_mask_start_seconds, self.inpaint_mask_end_seconds, lengths.samples, rate)
+        return latent_mask(mask, self.batch_size, lengths, conditioning, rate)
+
+    def kept(self, lengths: Lengths, device: torch.device) -> Tensor | None:
+        if self.inpaint_audio is None:
+            return None
+        return encode_init_audio(self.model, self.inpaint_audio, lengths.samples, device)
+
+
+def _generate(request: _Request) -> Tensor:
+    """The two conditional functions: from noise and conditions to audio."""
+    model, batch_size = request.model, request.batch_size
+    _check(model, request.steps, batch_size, request.sample_size, request.seed, request.sampler_kwargs, **request.audio())
+    if not math.isfinite(request.cfg_scale):
+        raise ConfigError(f"cfg_scale must be a finite number, got {request.cfg_scale}")
+    device = _device(model, request.device)
+    conditioning = per_item(request.conditioning, batch_size, "conditioning")
+    negative_conditioning = per_item(request.negative_conditioning, batch_size, "negative_conditioning")
+    lengths = Lengths.of(
+        model, conditioning, request.sample_size, request.adapt_duration_to_conditioning, request.duration_padding_sec,
+        request.use_effective_length_for_schedule, request.mask_padding_attention,
+    )  # fmt: skip
+    keep = request.keep(lengths, conditioning)
+    with reference_numerics(), seeded(_seed(request.seed)):
+        # The order of these lines is the order in which random numbers are drawn.
+        noise = torch.randn([batch_size, model.io_channels, lengths.frames], device=device)
+        conditions = [embedded(model, conditioning, request.conditioning_tensors, device)]
+        if negative_conditioning is not None or request.negative_conditioning_tensors is not None:
+            conditions.append(embedded(model, negative_conditioning, request.negative_conditioning_tensors, device))
+        options = SamplerOptions.of(model, _with_start(request.sampler_kwargs, request.init_audio, request.init_noise_level))
+        init = _init(model, request.init_audio, lengths.samples, batch_size, device)
+        _add_kept(model, conditions, noise, keep, request.kept(lengths, device))
+        inputs = model.get_conditioning_inputs(conditions[0])
+        if len(conditions) > 1:
+            inputs |= model.get_conditioning_inputs(conditions[1], negative=True)
+        network = _guided(request, inputs, lengths, options)
+        shift = _shift(model, request.dist_shift, options.name)
+        length = lengths.schedule if shift is not None else None
+        latents = sampled(model, network, noise, init, request.steps, options, shift=shift, length=length, predict_pair=network.pair)
+        return latents if request.return_latents else decoded(model.pretransform, latents, lengths.content)
+
+
+def _guided(request: _Request, inputs: dict[str, Any], lengths: Lengths, options: SamplerOptions) -> GuidedNetwork:
+    """The backbone with everything that is the same at all steps."""
+    model, scale = request.model, request.cfg_scale
+    is_old = model.sampling_version == "0.0.19"
+    inputs = cast(inputs, dtype_of(model.model))
+    if not is_old:
+        inputs.pop("negative_cross_attn_mask", None)
+    inputs = prepared(model.model, inputs, lengths.frames)
+    if lengths.content is not None:
+        inputs["padding_mask"] = lengths.content.to(next(model.parameters()).device)
+    apg_scale = request.apg_scale
+    if apg_scale is None:
+        apg_scale = 0.0 if is_old or not takes_option(model.model, "apg_scale") else 1.0
+    if apg_scale:
+        inputs["apg_scale"] = apg_scale
+    if scale not in (1.0, DEFAULT_CFG_SCALE) and not (model.cross_attn_cond_ids or model.prepend_cond_ids):
+        logger.warning("cfg_scale %g has no effect: guidance needs conditions for cross-attention, or prepended ones", scale)
+    inputs |= {"batch_cfg": True, "rescale_cfg": True, **options.backbone}
+    return GuidedNetwork(model.model, model.diffusion_objective, inputs, scale, options.interval)
+
+
+def _add_kept(
+    model: ConditionedDiffusionModelWrapper, conditions: list[dict[str, Any]], noise: Tensor, keep: Tensor | None, kept: Tensor | None
+) -> None:
+    """Tell an inpainting model what is kept: ``keep`` (B, 1, L) of ``kept`` (1, D, L); nothing, if conditions do not say either."""
+    takes_mask = "inpaint_mask" in [*model.input_concat_ids, *model.local_add_cond_ids]
+    for given in conditions:
+        if keep is None and ("inpaint_mask" in given or not takes_mask):
+            continue
+        mask = torch.zeros_like(noise[:, :1]) if keep is None else keep.to(noise.device)
+        audio = torch.zeros_like(noise) if kept is None else kept.repeat(len(noise), 1, 1) * mask
+        given |= {"inpaint_mask": [mask], "inpaint_masked_input": [audio]}
 
 
 def _check(
     model: AnyDiffusionModel, steps: Any, batch_size: Any, sample_size: Any, seed: Any, options: Mapping[str, Any], **audio: Any
 ) -> None:
-    own = _own_options(options.get("sampler_type") or default_sampler(model.diffusion_objective))
+    own = own_options(options.get("sampler_type") or default_sampler(model.diffusion_objective))
     check_arguments(
         steps=steps, batch_size=batch_size, sample_size=sample_size, seed=seed, audio=audio,
         sampler_kwargs=options, known=(*SAMPLER_KEYS, *own), backbone=model.model,
     )  # fmt: skip
 
 
-def _own_options(sampler: Any) -> set[str]:
-    """Names of a sampler's own options."""
-    return (
-        {parameter.name for parameter in SAMPLERS.schema(sampler).parameters} if isinstance(sampler, str) and sampler in SAMPLERS else set()
-    )
+def _device(model: AnyDiffusionModel, given: torch.device | str | None) -> torch.device:
+    if given is None:
+        return next(model.parameters()).device
+    try:
+        return torch.device(given)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be the name of a device, such as 'cpu' or 'cuda:0', got {given!r}") from error
 
 
-# ---- lengths ---------------------------------------------------------------------------------------------------------------------
+def _with_start(options: Mapping[str, Any], init_audio: tuple[int, Tensor] | None, noise_level: float) -> dict[str, Any]:
+    """The noise level of audio to vary is the sampler's ``sigma_max``."""
+    return dict(options) if init_audio is None else {**options, "sigma_max": noise_level}
 
 
-class _Lengths(NamedTuple):
-    """How much is made, and how much of it each item means.
-
-    Attributes:
-        samples: Audio samples.
-        frames: Latent frames L.
-        ratio: Samples per frame.
-        schedule: What shifts go by: latent frames of each item, one number if they are the same, or None for L.
-        content: (B, L), False at padding that is hidden, or None.
-    """
-
-    samples: int
-    frames: int
-    ratio: int
-    schedule: Length | None
-    content: Tensor | None
-
-    @classmethod
-    def of(
-        cls,
-        model: ConditionedDiffusionModelWrapper,
-        conditioning: Metadata | None,
-        sample_size: int,
-        adapts: bool | None,
-        headroom: float,
-        by_item: bool | None,
-        hides: bool | None,
-    ) -> _Lengths:
-        by_item = model.use_effective_length_for_schedule if by_item is None else by_item
-        hides = model.mask_padding_attention if hides is None else hides
-        effective = model.effective_lengths(conditioning) if adapts or by_item or hides else None
-        if effective is None and (adapts or by_item or hides):
-            logger.warning("not every item has a 'seconds_total': all are treated as %d samples long", sample_size)
-        if effective is None:
-            adapts = by_item = hides = False
-        ratio = model.downsampling_ratio
-        if adapts or (adapts is None and (by_item or hides)):
-            assert conditioning is not None
-            step = model.min_input_length * _chunk_frames(model)
-            wanted = int((max(seconds_of(conditioning)) + headroom) * model.sample_rate)
-            sample_size = min(-(-wanted // step) * step, sample_size)
-        samples = _whole_steps(model, sample_size)
-        frames = samples // ratio
-        content: Tensor | None = None
-        if hides:
-            assert effective is not None
-            ends = torch.tensor(effective) + int(headroom * model.sample_rate / ratio)
-            content = torch.arange(frames)[None] < ends[:, None]  # (B, L)
-        schedule: Length | None = None
-        if by_item and effective:
-            schedule = effective[0] if len(set(effective)) == 1 else torch.tensor(effective)
-        return cls(samples, frames, ratio, schedule, content)
-
-
-def _whole_steps(model: AnyDiffusionModel, sample_size: int) -> int:
-    """``sample_size`` rounded down to the model's step."""
-    samples = sample_size - sample_size % model.min_input_length
-    if samples < 1:
-        raise ConfigError(f"sample_size must be at least {model.min_input_length} samples for this model, got {sample_size}")
-    return samples
-
-
-def _chunk_frames(model: ConditionedDiffusionModelWrapper) -> int:
-    """Latent frames per chunk of an autoencoder that codes in chunks of its own, else 1."""
-    encoder = getattr(getattr(model.pretransform, "model", None), "encoder", None)
-    return getattr(encoder, "alignment", 1)
-
-
-def _span_mask(start: float | None, end: float | None, samples: int, sample_rate: int) -> Tensor | None:
-    """A mask (1, T) that keeps all but the span between two times in seconds; None if there are none."""
-    if start is None and end is None:
-        return None
-    if start is None or end is None or not 0 <= start < end:
-        raise ConfigError(
-            "inpaint_mask_start_seconds and inpaint_mask_end_seconds say together what is made anew: 0 <= start < end, "
-            f"got {start} and {end}"
-        )
-    mask = torch.ones(1, samples)
-    mask[:, int(start * sample_rate) : int(end * sample_rate)] = 0
-    return mask
-
-
-def _latent_mask(mask: Tensor | None, batch_size: int, lengths: _Lengths, conditioning: Metadata | None, sample_rate: int) -> Tensor:
-    """Which samples are kept, (T,), (1, T) or (B, T) -> which latent frames are, (B, 1, L)."""
-    if mask is None:
-        return torch.zeros(batch_size, 1, lengths.frames)
-    mask = mask.detach().float().cpu()
-    mask = mask.reshape(1, -1) if mask.dim() == 1 else mask
-    if mask.dim() != 2 or mask.shape[0] not in (1, batch_size) or mask.shape[1] == 0:
-        raise ConfigError(f"inpaint_mask must be (T,), (1, T) or ({batch_size}, T), got {tuple(mask.shape)}")
-    if mask.shape[1] < lengths.samples:
-        logger.warning("inpaint_mask has %d steps for %d samples: it is stretched", mask.shape[1], lengths.samples)
-    mask = mask[:, : lengths.samples]
-    if lengths.content is not None and conditioning is not None:
-        mask = mask.clone()
-        mask[:, int(max(seconds_of(conditioning)) * sample_rate) :] = 0
-    return F.interpolate(mask[:, None], lengths.frames, mode="nearest").expand(batch_size, -1, -1)  # (B, 1, L)
-
-
-# ---- conditions ------------------------------------------------------------------------------------------------------------------
-
-
-def encode_init_audio(model: AnyDiffusionModel, audio: tuple[int, Tensor], sample_size: int, device: torch.device) -> Tensor:
-    """Audio of any rate and channel count -> what the model denoises, (1, D, L).
-
-    Args:
-        model: The model.
-        audio: (sample rate in Hz, samples (C, T))
-        sample_size: Cut or pad to this many samples, at the model's rate.
-        device: Where to put it.
-    """
-    rate, samples = audio
-    channels = model.pretransform.io_channels if model.pretransform is not None else model.io_channels
-    prepared = prepare_audio(
-        samples, in_sr=rate, target_sr=model.sample_rate, target_length=sample_size, target_channels=channels, device=device
-    )
-    return prepared if model.pretransform is None else model.pretransform.encode(prepared.to(dtype_of(model.pretransform)))
-
-
-def _init(
-    model: AnyDiffusionModel,
-    audio: tuple[int, Tensor] | None,
-    noise_level: float,
-    samples: int,
-    batch_size: int,
-    device: torch.device,
-    sampler_kwargs: dict[str, Any],
-) -> Tensor | None:
-    """What to start from, (B, D, L); its noise level becomes the sampler's ``sigma_max``."""
-    if audio is None:
-        return None
-    sampler_kwargs["sigma_max"] = noise_level
-    return encode_init_audio(model, audio, samples, device).repeat(batch_size, 1, 1)
+def _init(model: AnyDiffusionModel, audio: tuple[int, Tensor] | None, samples: int, batch_size: int, device: torch.device) -> Tensor | None:
+    """What to start from, (B, D, L)."""
+    return None if audio is None else encode_init_audio(model, audio, samples, device).repeat(batch_size, 1, 1)
 
 
 def _seed(seed: int) -> int:
@@ -431,153 +387,6 @@ def _seed(seed: int) -> int:
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed must lie between 0 and {2**64 - 1}, or be -1 to draw one, got {seed}")
     return seed
-
-
-def _guidance(cfg_scale: float, apg_scale: float | None) -> dict[str, Any]:
-    if not math.isfinite(cfg_scale):
-        raise ConfigError(f"cfg_scale must be a finite number, got {cfg_scale}")
-    return {"cfg_scale": cfg_scale, "apg_scale": apg_scale}
-
-
-def _per_item(conditioning: Metadata | Mapping[str, Any] | None, batch_size: int, name: str) -> Metadata | None:
-    if conditioning is None:
-        return None
-    items = [conditioning] if isinstance(conditioning, Mapping) else list(conditioning)
-    if len(items) == 1:
-        items = items * batch_size
-    if len(items) != batch_size:
-        raise ConfigError(f"{name} has {len(items)} dictionaries, but batch_size is {batch_size}; give one for all, or one per clip")
-    return items
-
-
-def _embedded(
-    model: ConditionedDiffusionModelWrapper, metadata: Metadata | None, tensors: Mapping[str, Any] | None, device: torch.device
-) -> Mapping[str, Any]:
-    if tensors is not None:
-        return tensors
-    if metadata is None:
-        raise ConfigError("nothing to generate from: give conditioning (a list of dictionaries) or conditioning_tensors")
-    if model.conditioner is None:
-        raise ConfigError("this model has no conditioner: give conditioning_tensors instead of conditioning")
-    return model.conditioner(metadata, device)
-
-
-def _with_nothing_kept(model: ConditionedDiffusionModelWrapper, tensors: Mapping[str, Any], noise: Tensor) -> Mapping[str, Any]:
-    """Conditions, and for an inpainting model, if they do not say what is kept, that nothing is."""
-    if "inpaint_mask" in tensors or "inpaint_mask" not in [*model.input_concat_ids, *model.local_add_cond_ids]:
-        return tensors
-    return {**tensors, "inpaint_mask": [torch.zeros_like(noise[:, :1])], "inpaint_masked_input": [torch.zeros_like(noise)]}
-
-
-# ---- sampling --------------------------------------------------------------------------------------------------------------------
-
-
-class _SamplerOptions(NamedTuple):
-    """``sampler_kwargs`` by whom they are for.
-
-    Attributes:
-        name: The sampler.
-        given: ``sigma_min``, ``sigma_max`` and ``rho`` as far as they are given.
-        own: Options of the sampler itself.
-        backbone: The rest.
-        interval: Noise levels between which guidance acts.
-        callback: Called after every step.
-        is_silent: Show no progress.
-    """
-
-    name: str
-    given: dict[str, Any]
-    own: dict[str, Any]
-    backbone: dict[str, Any]
-    interval: Sequence[float]
-    callback: Callable[[dict[str, Any]], Any] | None
-    is_silent: bool
-
-    @classmethod
-    def of(cls, model: AnyDiffusionModel, sampler_kwargs: Mapping[str, Any]) -> _SamplerOptions:
-        name = sampler_kwargs.get("sampler_type") or default_sampler(model.diffusion_objective)
-        own = {key: value for key, value in sampler_kwargs.items() if key in _own_options(name)}
-        if getattr(model, "sampling_version", "0.0.19") != "0.0.19" and name == "dpmpp":
-            own.setdefault("floor", 1e-10)
-        elsewhere = {*SAMPLER_KEYS, *own, "cfg_interval"}
-        return cls(
-            name,
-            {key: sampler_kwargs[key] for key in RANGE_KEYS if sampler_kwargs.get(key) is not None},
-            own,
-            {key: value for key, value in sampler_kwargs.items() if key not in elsewhere},
-            tuple(sampler_kwargs.get("cfg_interval") or (0.0, 1.0)),
-            sampler_kwargs.get("callback"),
-            bool(sampler_kwargs.get("disable_tqdm")),
-        )
-
-
-def _finish(
-    model: ConditionedDiffusionModelWrapper,
-    noise: Tensor,
-    init: Tensor | None,
-    inputs: dict[str, Any],
-    guidance: Mapping[str, Any],
-    lengths: _Lengths,
-    steps: int,
-    dist_shift: Shift | Mapping[str, Any] | None,
-    return_latents: bool,
-    sampler_kwargs: Mapping[str, Any],
-) -> Tensor:
-    """From noise and conditions to audio."""
-    options = _SamplerOptions.of(model, sampler_kwargs)
-    is_old = model.sampling_version == "0.0.19"
-    dtype, device = dtype_of(model.model), noise.device
-    inputs = _cast(inputs, dtype)
-    if not is_old:
-        inputs.pop("negative_cross_attn_mask", None)
-    if hasattr(model.model, "prepare"):
-        inputs = model.model.prepare(inputs)  # type: ignore[operator]
-    if lengths.content is not None:
-        inputs["padding_mask"] = lengths.content.to(device)
-    cfg_scale, apg_scale = guidance["cfg_scale"], guidance["apg_scale"]
-    if apg_scale is None:
-        apg_scale = 0.0 if is_old or not takes_option(model.model, "apg_scale") else 1.0
-    if apg_scale:
-        inputs["apg_scale"] = apg_scale
-    if cfg_scale not in (1.0, DEFAULT_CFG_SCALE) and not (model.cross_attn_cond_ids or model.prepend_cond_ids):
-        logger.warning("cfg_scale %g has no effect: guidance needs conditions for cross-attention, or prepended ones", cfg_scale)
-    mixing = find_objective(model.diffusion_objective)
-    low, high = options.interval
-
-    def scale_at(t: Tensor) -> Any:
-        """Guidance at the times (B,) of the items, decided without waiting for a device."""
-        if cfg_scale == 1.0 or (low <= 0.0 and high >= 1.0):
-            return cfg_scale
-        level = mixing.alpha_sigma(t)[1]
-        if t.device.type == "cpu":
-            return cfg_scale if low <= float(level[0]) <= high else 1.0
-        return torch.where((level >= low) & (level <= high), cfg_scale, 1.0)[:, None, None]  # (B, 1, 1)
-
-    def call(x: Tensor, t: Tensor, **more: Any) -> Any:
-        scale = scale_at(t)
-        t = t.to(x.device, non_blocking=True)
-        return model.model(x, t, **inputs, cfg_scale=scale, batch_cfg=True, rescale_cfg=True, **options.backbone, **more)
-
-    def call_pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        guided, info = call(x, t, return_info=True)
-        return guided, info.get("uncond_output", guided)
-
-    shift = _shift(model, dist_shift, options.name)
-    length = lengths.schedule if shift is not None else None
-    latents = _sampled(model, call, noise, init, steps, options, shift=shift, length=length, predict_pair=call_pair)
-    audio = _decoded(model, latents, return_latents)
-    if lengths.content is None or return_latents:
-        return audio
-    heard = lengths.content.repeat_interleave(lengths.ratio, dim=1).to(audio.device)  # (B, T)
-    return audio[..., : heard.shape[1]] * heard[:, None, : audio.shape[-1]]
-
-
-def _cast(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Conditions in the network's data type; those in dictionaries too."""
-    return {
-        key: _cast(value, dtype) if isinstance(value, Mapping) else value.to(dtype) if value is not None else None
-        for key, value in inputs.items()
-    }
 
 
 def _shift(model: ConditionedDiffusionModelWrapper, given: Shift | Mapping[str, Any] | None, sampler: str) -> Shift | None:
@@ -590,47 +399,6 @@ def _shift(model: ConditionedDiffusionModelWrapper, given: Shift | Mapping[str, 
     return model.dist_shift if sampler == "rk4" and model.sampling_version == "0.0.19" else None
 
 
-def _sampled(
-    model: AnyDiffusionModel,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    noise: Tensor,
-    init: Tensor | None,
-    steps: int,
-    options: _SamplerOptions,
-    *,
-    shift: Shift | None = None,
-    length: Length | None = None,
-    predict_pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
-) -> Tensor:
-    """Latents (B, D, L), in the network's data type."""
-    dtype = dtype_of(model.model)
-    with tqdm(total=steps, disable=options.is_silent or None, leave=False, desc="sampling") as bar:
-        return sample(
-            predict,
-            noise.to(dtype),
-            objective=model.diffusion_objective,
-            steps=steps,
-            sampler=options.name,
-            init=init.to(dtype) if init is not None else None,
-            shift=shift,
-            length=length,
-            options=options.own,
-            predict_pair=predict_pair,
-            on_step=_reporter(options.callback, bar),
-            **options.given,
-        )
-
-
-def _decoded(model: AnyDiffusionModel, latents: Tensor, return_latents: bool) -> Tensor:
-    if model.pretransform is None or return_latents:
-        return latents
-    return model.pretransform.decode(latents.to(dtype_of(model.pretransform)))
-
-
-def _reporter(callback: Callable[[dict[str, Any]], Any] | None, bar: Any) -> Callable[[Step], None]:
-    def report(step: Step) -> None:
-        bar.update()
-        if callback is not None:
-            callback({"i": step.i, "t": step.t, "sigma": step.t, "x": step.x, "denoised": step.denoised})
-
-    return report
+__all__ = [
+    "AnyDiffusionModel", "encode_init_audio", "generate_diffusion_cond", "generate_diffusion_cond_inpaint", "generate_diffusion_uncond",
+]  # fmt: skip

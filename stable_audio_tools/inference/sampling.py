@@ -13,15 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from stable_audio_tools.families import SAMPLERS
-from stable_audio_tools.models.layers.parameters import dtype_of
+from stable_audio_tools.inference.denoising import EVERYWHERE, Callback, GuidedNetwork, decoded, reporter
+from stable_audio_tools.models.diffusion.base import prepared
 from stable_audio_tools.sampling import run, schedules
 from stable_audio_tools.sampling.objectives import VObjective
-from stable_audio_tools.sampling.samplers.base import OnStep, Step
 from stable_audio_tools.sampling.shifts import DistributionShift, FluxDistributionShift, Length, LogSNRShift, Shift
 from stable_audio_tools.sampling.timesteps import truncated_logistic_normal_rescaled
 
 Model = Callable[..., Any]
-Callback = Callable[[dict[str, Any]], Any]
 
 
 def get_alphas_sigmas(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,68 +74,49 @@ def sample(
         shift=dist_shift,
         options={"eta": eta},
         predict_pair=pair if cfg_pp else None,
-        on_step=_reporter(callback, steps, True),
+        on_step=reporter(callback, _bar(steps, True)),
     )
 
 
-def sample_discrete_euler(
-    model: Model,
-    x: Tensor,
-    steps: int | Tensor | None = None,
-    sigma_max: float = 1.0,
-    sigmas: Tensor | None = None,
-    callback: Callback | None = None,
-    dist_shift: Shift | None = None,
-    disable_tqdm: bool = False,
-    **extra_args: Any,
-) -> Tensor:
-    """Euler's method for flows, over ``sigmas`` or ``steps`` evenly spaced (and shifted) times; ``sigmas`` may come third too."""
-    return _flow("euler", model, x, steps, sigma_max, sigmas, callback, dist_shift, disable_tqdm, extra_args)
+def _flow_sampler(name: str, doc: str) -> Callable[..., Tensor]:
+    @torch.no_grad()
+    def run_sampler(
+        model: Model,
+        x: Tensor,
+        steps: int | Tensor | None = None,
+        sigma_max: float = 1.0,
+        sigmas: Tensor | None = None,
+        callback: Callback | None = None,
+        dist_shift: Shift | None = None,
+        disable_tqdm: bool = False,
+        **extra_args: Any,
+    ) -> Tensor:
+        if isinstance(steps, Tensor):  # version 0.0.20 passes the times third
+            steps, sigmas = None, steps
+        if sigmas is None:
+            if steps is None:
+                raise TypeError(f"sampler {name!r} needs steps or sigmas")
+            sigmas = build_schedule(steps, sigma_max, dist_shift, fallback_seq_len=x.shape[-1])
+        sigmas = sigmas.float().cpu() if sigmas.dim() == 1 else sigmas.float().to(x.device)
+        network = _network(model, extra_args)
+
+        def at_time(x: Tensor, t: Tensor) -> Tensor:
+            return network(x, t.expand(x.shape[0]) if t.dim() == 0 else t.flatten())
+
+        with _bar(sigmas.shape[-1] - 1, disable_tqdm) as bar:
+            return SAMPLERS.load(name)(at_time, x, sigmas, on_step=reporter(callback, bar)).to(x.dtype)
+
+    run_sampler.__name__ = run_sampler.__qualname__ = f"sample_{name}"
+    run_sampler.__doc__ = doc
+    return run_sampler
 
 
-def sample_rk4(
-    model: Model,
-    x: Tensor,
-    steps: int | Tensor | None = None,
-    sigma_max: float = 1.0,
-    sigmas: Tensor | None = None,
-    callback: Callback | None = None,
-    dist_shift: Shift | None = None,
-    disable_tqdm: bool = False,
-    **extra_args: Any,
-) -> Tensor:
-    """The classical Runge-Kutta method for flows, with times as for `sample_discrete_euler`."""
-    return _flow("rk4", model, x, steps, sigma_max, sigmas, callback, dist_shift, disable_tqdm, extra_args)
-
-
-def sample_flow_dpmpp(
-    model: Model,
-    x: Tensor,
-    steps: int | Tensor | None = None,
-    sigma_max: float = 1.0,
-    sigmas: Tensor | None = None,
-    callback: Callback | None = None,
-    dist_shift: Shift | None = None,
-    disable_tqdm: bool = False,
-    **extra_args: Any,
-) -> Tensor:
-    """DPM-Solver++ for flows, with times as for `sample_discrete_euler`."""
-    return _flow("dpmpp", model, x, steps, sigma_max, sigmas, callback, dist_shift, disable_tqdm, extra_args)
-
-
-def sample_flow_pingpong(
-    model: Model,
-    x: Tensor,
-    steps: int | Tensor | None = None,
-    sigma_max: float = 1.0,
-    sigmas: Tensor | None = None,
-    callback: Callback | None = None,
-    dist_shift: Shift | None = None,
-    disable_tqdm: bool = False,
-    **extra_args: Any,
-) -> Tensor:
-    """Ping-pong for flows, with times as for `sample_discrete_euler`."""
-    return _flow("pingpong", model, x, steps, sigma_max, sigmas, callback, dist_shift, disable_tqdm, extra_args)
+sample_discrete_euler = _flow_sampler(
+    "euler", "Euler's method for flows, over ``sigmas`` or ``steps`` evenly spaced (and shifted) times; ``sigmas`` may come third too."
+)
+sample_rk4 = _flow_sampler("rk4", "The classical Runge-Kutta method for flows, with times as for `sample_discrete_euler`.")
+sample_flow_dpmpp = _flow_sampler("dpmpp", "DPM-Solver++ for flows, with times as for `sample_discrete_euler`.")
+sample_flow_pingpong = _flow_sampler("pingpong", "Ping-pong for flows, with times as for `sample_discrete_euler`.")
 
 
 @torch.no_grad()
@@ -164,7 +144,7 @@ def sample_k(
         sigma_min=sigma_min,
         sigma_max=sigma_max,
         rho=rho,
-        on_step=_reporter(callback, steps, True),
+        on_step=reporter(callback, _bar(steps, True)),
     )
 
 
@@ -191,7 +171,7 @@ def sample_rf(
         init=init_data,
         sigma_max=sigma_max,
         shift=dist_shift if sampler_type == "rk4" else None,
-        on_step=_reporter(callback, steps, True),
+        on_step=reporter(callback, _bar(steps, True)),
     )
 
 
@@ -245,70 +225,31 @@ def sample_diffusion(
     if init_data is not None:
         ranges["sigma_max"] = init_noise_level
     name = sampler_type or run.default_sampler(diffusion_objective)
-    more = {**cond_inputs, "cfg_scale": cfg_scale, "batch_cfg": batch_cfg, "rescale_cfg": rescale_cfg, **sampler_kwargs}
-    more |= {} if padding_mask is None else {"padding_mask": padding_mask}
-    more |= {"apg_scale": apg_scale} if cfg_scale != 1.0 else {}
-    latents = run.sample(
-        _network(model, more),
-        noise,
-        objective=diffusion_objective,
-        steps=steps,
-        sampler=name,
-        init=init_data,
-        shift=dist_shift if SAMPLERS.part(name).facts.get("space") == "time" else None,
-        on_step=_reporter(callback, steps, disable_tqdm),
-        **ranges,
-    )
-    if pretransform is None or not decode:
-        return latents
-    audio = pretransform.decode(latents.to(dtype_of(pretransform)))
-    if padding_mask is None:
-        return audio
-    heard = padding_mask.repeat_interleave(pretransform.downsampling_ratio, dim=1).to(audio.device)
-    return audio[..., : heard.shape[1]] * heard[:, None, : audio.shape[-1]]
-
-
-@torch.no_grad()
-def _flow(
-    name: str,
-    model: Model,
-    x: Tensor,
-    steps: int | Tensor | None,
-    sigma_max: float,
-    sigmas: Tensor | None,
-    callback: Callback | None,
-    dist_shift: Shift | None,
-    disable_tqdm: bool,
-    extra_args: Mapping[str, Any],
-) -> Tensor:
-    if isinstance(steps, Tensor):  # version 0.0.20 passes the times third
-        steps, sigmas = None, steps
-    if sigmas is None:
-        if steps is None:
-            raise TypeError(f"sampler {name!r} needs steps or sigmas")
-        sigmas = build_schedule(steps, sigma_max, dist_shift, fallback_seq_len=x.shape[-1])
-    sigmas = sigmas.float().cpu() if sigmas.dim() == 1 else sigmas.float().to(x.device)
-    network = _network(model, extra_args)
-
-    def at_time(x: Tensor, t: Tensor) -> Tensor:
-        return network(x, t.expand(x.shape[0]) if t.dim() == 0 else t.flatten())
-
-    return SAMPLERS.load(name)(at_time, x, sigmas, on_step=_reporter(callback, sigmas.shape[-1] - 1, disable_tqdm)).to(x.dtype)
+    interval = sampler_kwargs.pop("cfg_interval", EVERYWHERE)
+    conditions = prepared(model, cond_inputs, noise.shape[-1]) | {"batch_cfg": batch_cfg, "rescale_cfg": rescale_cfg} | sampler_kwargs
+    conditions |= {} if padding_mask is None else {"padding_mask": padding_mask}
+    conditions |= {"apg_scale": apg_scale} if cfg_scale != 1.0 else {}
+    with _bar(steps, disable_tqdm) as bar:
+        latents = run.sample(
+            GuidedNetwork(model, diffusion_objective, conditions, cfg_scale, interval),
+            noise,
+            objective=diffusion_objective,
+            steps=steps,
+            sampler=name,
+            init=init_data,
+            shift=dist_shift if SAMPLERS.part(name).facts.get("space") == "time" else None,
+            on_step=reporter(callback, bar),
+            **ranges,
+        )
+    return decoded(pretransform, latents, padding_mask) if pretransform is not None and decode else latents
 
 
 def _network(model: Model, extra_args: Mapping[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, t: model(x, t.to(x.device, non_blocking=True), **extra_args)
 
 
-def _reporter(callback: Callback | None, steps: int, is_silent: bool) -> OnStep:
-    bar = tqdm(total=steps, disable=is_silent or None, leave=False, desc="sampling")
-
-    def report(step: Step) -> None:
-        bar.update()
-        if callback is not None:
-            callback({"i": step.i, "t": step.t, "sigma": step.t, "x": step.x, "denoised": step.denoised})
-
-    return report
+def _bar(steps: int, is_silent: bool) -> Any:
+    return tqdm(total=steps, disable=is_silent or None, leave=False, desc="sampling")
 
 
 __all__ = [

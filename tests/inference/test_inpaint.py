@@ -221,7 +221,7 @@ def test_no_step_of_the_network_reads_from_the_device(make, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # it does not know that device
     model = make("local").model.to("meta")
     shape = {"cross_attn_cond": (2, 24, 16), "global_cond": (2, 16), "local_add_cond": (2, 9, 32)}
-    conditions = model.prepare({name: torch.zeros(size, device="meta") for name, size in shape.items()})
+    conditions = model.prepare({name: torch.zeros(size, device="meta") for name, size in shape.items()}, 9)
     options = {"cfg_scale": 4.0, "apg_scale": 1.0, "cfg_norm_threshold": 2.0, "scale_phi": 0.5}
     mask = torch.ones(2, 32, dtype=torch.bool, device="meta")
 

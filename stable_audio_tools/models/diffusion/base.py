@@ -1,7 +1,7 @@
 """The contract of backbones: the networks that denoise.
 
 A backbone is an `nn.Module` ``(x (B, C, L), t (B,), **conditions) -> (B, C, L)`` with an attribute ``length_multiple`` (L must be a
-multiple of it) and, if it is unconditional, ``io_channels`` (C). Conditional ones take the names that
+multiple of it) and, if it is unconditional, ``io_channels`` (C). Conditional ones are a `Backbone`, take the names that
 `ConditionedDiffusionModelWrapper.get_conditioning_inputs` returns, and refuse what they have no use for.
 
 What a backbone states in its registration lets configs be checked before anything is built: ``multiple_keys``, whose values or elements
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
 
@@ -22,6 +24,27 @@ GUIDANCE = {
     "negative_cross_attn_cond", "negative_cross_attn_mask", "negative_global_cond", "negative_input_concat_cond", "cfg_scale",
     "cfg_dropout_prob", "cfg_interval", "batch_cfg", "rescale_cfg", "scale_phi",
 }  # fmt: skip
+
+
+class Backbone(nn.Module):
+    """A conditional backbone. What is the same at every step of a generation can be computed once, in `prepare`."""
+
+    def prepare(self, conditions: Mapping[str, Any], length: int) -> dict[str, Any]:
+        """Replace conditions by what `forward` makes of them.
+
+        Args:
+            conditions: Keyword arguments of `forward`.
+            length: L, latent frames.
+
+        Returns:
+            Keyword arguments of `forward` with the same meaning.
+        """
+        return dict(conditions)
+
+
+def prepared(backbone: Any, conditions: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """What `Backbone.prepare` makes of conditions; the same ones for networks that are none."""
+    return backbone.prepare(conditions, length) if isinstance(backbone, Backbone) else dict(conditions)
 
 
 def refuse(backbone: str, given: Mapping[str, Any]) -> None:
@@ -35,4 +58,4 @@ def refuse(backbone: str, given: Mapping[str, Any]) -> None:
         raise ConfigError(f"backbone {backbone!r} does not take {', '.join(unused)}")
 
 
-__all__ = ["BACKBONES", "GUIDANCE", "UNCOND_BACKBONES", "refuse"]
+__all__ = ["BACKBONES", "GUIDANCE", "UNCOND_BACKBONES", "Backbone", "prepared", "refuse"]

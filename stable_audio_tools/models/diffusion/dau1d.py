@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
-from stable_audio_tools.models.diffusion.base import GUIDANCE, refuse
+from stable_audio_tools.models.diffusion.base import GUIDANCE, Backbone, refuse
 from stable_audio_tools.models.layers.activations import Snake1d
 from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import FourierFeatures
@@ -280,7 +280,7 @@ class DiffusionAttnUnet1D(nn.Module):
 
 
 @BACKBONES.register("DAU1d", multiple_keys=("strides",), levels_key="depth", concat_key="cond_dim")
-class DAU1DCondWrapper(nn.Module):
+class DAU1DCondWrapper(Backbone):
     """A `DiffusionAttnUnet1D` with one condition, concatenated to the input.
 
     Args:

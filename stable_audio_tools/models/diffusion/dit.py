@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES
+from stable_audio_tools.models.diffusion.base import Backbone
 from stable_audio_tools.models.diffusion.inputs import ConditioningInputs
 from stable_audio_tools.models.layers.embeddings import ExpoFourierFeatures, FourierFeatures
 from stable_audio_tools.models.layers.kv_cache import Heads
@@ -228,22 +229,30 @@ class DiffusionTransformer(nn.Module):
         return (guided, {**info, "uncond_output": unconditional}) if return_info else guided
 
     def precompute(
-        self, cross_attn_cond: Tensor, negative_cross_attn_cond: Tensor | None = None, negative_cross_attn_mask: Tensor | None = None
-    ) -> list[Heads | None] | None:
+        self,
+        length: int,
+        cross_attn_cond: Tensor,
+        negative_cross_attn_cond: Tensor | None = None,
+        negative_cross_attn_mask: Tensor | None = None,
+        prepend_cond: Tensor | None = None,
+        global_embed: Tensor | None = None,
+    ) -> list[Heads | None]:
         """Keys and values of all cross-attentions, for `forward`: the same at every step of a generation.
 
         Args:
+            length: L, latent frames.
             cross_attn_cond: (B, S, cond_token_dim)
             negative_cross_attn_cond: (B, S, cond_token_dim), if generation is guided away from something.
             negative_cross_attn_mask: (B, S): its padding is zeroed.
-
-        Returns:
-            None if they cannot be told beforehand.
+            prepend_cond: (B, P, prepend_cond_dim), of which the number P counts.
+            global_embed: (B, global_cond_dim), which may be prepended too.
         """
         inputs = ConditioningInputs(cross_attn=cross_attn_cond).to(next(self.parameters()).dtype)
         if negative_cross_attn_cond is not None:
             inputs = inputs.with_null(negative_cross_attn_cond, negative_cross_attn_mask)
-        return self.transformer.keys_values(self.to_cond_embed(inputs.cross_attn))
+        has_token = self.global_cond_type == "prepend" and (self.timestep_cond_type == "global" or global_embed is not None)
+        num_prepended = (prepend_cond.shape[1] if prepend_cond is not None else 0) + has_token
+        return self.transformer.keys_values(self.to_cond_embed(inputs.cross_attn), num_prepended + length // self.patch_size)
 
     def _is_within(self, t: Tensor, interval: Sequence[float]) -> bool:
         if tuple(interval) == (0.0, 1.0):
@@ -326,7 +335,7 @@ RULES = (
 
 
 @BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim", rules=RULES)
-class DiTWrapper(nn.Module):
+class DiTWrapper(Backbone):
     """Diffusion transformer, with cross-attention, global, prepended and concatenated conditions.
 
     Args:
@@ -351,17 +360,19 @@ class DiTWrapper(nn.Module):
         """Latent lengths must be a multiple of this."""
         return self.model.patch_size
 
-    def prepare(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    def prepare(self, conditions: Mapping[str, Any], length: int) -> dict[str, Any]:
         """Do once what all steps of a generation share: replaces cross-attention conditions by their keys and values.
 
         Args:
             conditions: Conditions of `forward`.
+            length: L, latent frames.
         """
         cross_attn = conditions.get("cross_attn_cond")
-        names = ("negative_cross_attn_cond", "negative_cross_attn_mask")
-        keys_values = self.model.precompute(cross_attn, *(conditions.get(name) for name in names)) if cross_attn is not None else None
-        if keys_values is None:
+        if cross_attn is None:
             return dict(conditions)
+        names = ("negative_cross_attn_cond", "negative_cross_attn_mask")
+        others = {"prepend_cond": conditions.get("prepend_cond"), "global_embed": conditions.get("global_cond")}
+        keys_values = self.model.precompute(length, cross_attn, *(conditions.get(name) for name in names), **others)
         kept = {key: value for key, value in conditions.items() if key not in ("cross_attn_cond", *names)}
         return {**kept, "keys_values": keys_values}
 

@@ -122,7 +122,7 @@ class TransformerBlock(nn.Module):
         start: int = 0,
         *,
         keys_values: Heads | None = None,
-        context_angles: tuple[Tensor, Tensor] | None = None,
+        context_angles: tuple[Tensor | None, Tensor | None] = (None, None),
         local_cond: LocalCond | None = None,
         padding: Padding | None = None,
     ) -> Tensor:
@@ -167,7 +167,7 @@ class TransformerBlock(nn.Module):
             h = h * torch.sigmoid(1 - modulation.gate_self)
         x = x + self.self_attn_scale(h)
         if self.cross_attend and (context is not None or keys_values is not None):
-            q_angles, k_angles = context_angles if context_angles is not None else (None, None)
+            q_angles, k_angles = context_angles
             if context is not None and k_angles is not None:
                 keys_values = self.cross_attn.keys_values(context, k_angles)
             rows = context.shape[0] if context is not None else next(iter((keys_values or {}).values())).shape[0]
@@ -409,7 +409,12 @@ class ContinuousTransformer(nn.Module):
             padding = Padding(F.pad(padding_mask.bool(), (x.shape[1] - padding_mask.shape[1], 0), value=True), self.zero_padding_values)
             if not self.zero_padding_values:
                 mask = self._padding_mask(padding.mask)
-        context_angles = self._context_angles(context, angles)
+        context_angles: tuple[Tensor | None, Tensor | None] = (None, None)
+        if keys_values is not None:
+            num_keys = next((heads["k"].shape[2] for heads in keys_values if heads is not None), 1)
+            context_angles = (self._query_angles(angles, num_keys), None)
+        elif context is not None:
+            context_angles = (self._query_angles(angles, context.shape[1]), self._key_angles(context, x.shape[1]))
         if global_cond is not None and self.global_cond_embedder is not None:
             global_cond = self.global_cond_embedder(global_cond)  # (B, 6 D)
         hidden_states: list[Tensor] = []
@@ -434,20 +439,29 @@ class ContinuousTransformer(nn.Module):
         x = self.project_out(x[:, num_memory:])
         return (x, {"hidden_states": hidden_states}) if return_info else x
 
-    def keys_values(self, context: Tensor) -> list[Heads | None] | None:
-        """What the cross-attention of every block needs of a context (B, S, cond_token_dim), to be computed once if it is used often.
+    def keys_values(self, context: Tensor, length: int) -> list[Heads | None]:
+        """What the cross-attention of every block needs of a context, to be computed once if it is used often.
 
-        None if that depends on the sequence: with rotary embeddings in cross-attention.
+        Args:
+            context: (B, S, cond_token_dim)
+            length: P + L of the sequences that will attend to it; only rotary embeddings in cross-attention depend on it.
         """
-        if self.cross_attn_rotary_pos_emb is not None:
-            return None
         context = context.to(self._dtype())
+        angles = self._key_angles(context, self.num_memory_tokens + length)
         attentions: list[Any] = [layer.cross_attn if layer.cross_attend else None for layer in self.layers]
-        return [attention and attention.keys_values(context) for attention in attentions]
+        return [attention and attention.keys_values(context, angles) for attention in attentions]
 
-    def _context_angles(self, context: Tensor | None, angles: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Rotary angles of queries (L, R) and keys (S, R) in cross-attention; the shorter side is stretched over the longer."""
-        if self.cross_attn_rotary_pos_emb is None or context is None or angles is None:
+    # Rotary embeddings in cross-attention: the shorter side's positions are stretched over the longer one.
+
+    def _query_angles(self, angles: Tensor | None, num_keys: int) -> Tensor | None:
+        """Rotary angles (L, R) of queries that attend to so many keys, from their angles in self-attention."""
+        if self.cross_attn_rotary_pos_emb is None or angles is None:
+            return None
+        return angles * max(1.0, num_keys / angles.shape[0])
+
+    def _key_angles(self, context: Tensor, num_queries: int) -> Tensor | None:
+        """Rotary angles (S, R) of the keys that so many queries attend to."""
+        if self.cross_attn_rotary_pos_emb is None or self.rotary_pos_emb is None:
             return None
         num_keys = context.shape[1]
         start = context.shape[2] - num_keys if self.cross_attn_rotary_start == "width" else 0
@@ -455,9 +469,7 @@ class ContinuousTransformer(nn.Module):
             raise ConfigError(
                 f'cross_attn_rotary_start "width": the context has {num_keys} tokens, more than its {context.shape[2]} channels; use "zero"'
             )
-        keys = self.cross_attn_rotary_pos_emb.forward_from_seq_len(start + num_keys, start)
-        stretch = angles.shape[0] / num_keys
-        return (angles, keys * stretch) if stretch >= 1 else (angles / stretch, keys)
+        return self.cross_attn_rotary_pos_emb.forward_from_seq_len(start + num_keys, start) * max(1.0, num_queries / num_keys)
 
     def _padding_mask(self, is_content: Tensor) -> Tensor:
         """Which key a query sees, from where content is (B, L): (B, 1, L, L). Padding sees padding: a softmax over nothing is NaN."""

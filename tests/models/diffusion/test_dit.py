@@ -240,7 +240,7 @@ def test_precomputed_keys_and_values_change_nothing(make, options, negative, sca
     if negative:
         mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
         conditions |= {"negative_cross_attn_cond": T["cross"].flip(0), "negative_cross_attn_mask": mask}
-    prepared = model.prepare(conditions)
+    prepared = model.prepare(conditions, T["x"].shape[-1])
     assert set(prepared) == {"keys_values"}
     for cfg_interval in ((0.0, 1.0), (0.0, 1e-9)):  # the second leaves only the conditional pass
         more = {"cfg_scale": scale, "cfg_interval": cfg_interval}
@@ -249,7 +249,7 @@ def test_precomputed_keys_and_values_change_nothing(make, options, negative, sca
 
 def test_a_step_multiplies_by_the_keys_weights_no_more(make):
     model = make(DiTWrapper, **CROSS)
-    prepared = model.prepare({"cross_attn_cond": T["cross"]})
+    prepared = model.prepare({"cross_attn_cond": T["cross"]}, T["x"].shape[-1])
     for layer in model.model.transformer.layers:
         layer.cross_attn.to_kv.register_forward_hook(lambda *_: pytest.fail("computed again"))
     model(T["x"], T["t"], **prepared, cfg_scale=3.0)
@@ -263,12 +263,40 @@ def test_guidance_without_a_negative_prompt_attends_only_for_its_first_half(make
     assert rows == [2, 2]
 
 
-def test_nothing_can_be_precomputed_with_rotary_cross_attention(make):
-    model = make(DiTWrapper, **CROSS, cross_attn_rotary_pos_emb=True)
+ROTARY = {"cross_attn_rotary_pos_emb": True}
+AROUND = {  # what else is in the sequence that attends, and so stretches the positions of the keys
+    "nothing": ({}, {}),
+    "positions from the width": ({"cross_attn_rotary_start": "width"}, {}),
+    "memory": ({"num_memory_tokens": 3}, {}),
+    "prepended": ({"prepend_cond_dim": 10}, {"prepend_cond": "prepend"}),
+    "global token": ({"global_cond_dim": 6}, {"global_cond": "global"}),
+    "token without time": (
+        {"global_cond_dim": 6, "timestep_cond_type": "input_concat", "timestep_embed_dim": 4},
+        {"global_cond": "global"},
+    ),
+    "no token": ({"timestep_cond_type": "input_concat", "timestep_embed_dim": 4}, {}),
+    "adaLN": ({"global_cond_type": "adaLN"}, {}),
+    "patches": ({"patch_size": 2}, {}),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+@pytest.mark.parametrize("length", [4, 16])  # shorter than the context, and longer
+def test_precomputed_keys_of_rotary_cross_attention_change_nothing(make, name, length):
+    options, given = AROUND[name]
+    model = make(DiTWrapper, **CROSS, **ROTARY, **options)
+    x = torch.randn(2, T["x"].shape[1], length)
+    conditions = {"cross_attn_cond": T["cross"], **{key: T[value] for key, value in given.items()}}
+    prepared = model.prepare(conditions, length)
+    assert "cross_attn_cond" not in prepared
+    torch.testing.assert_close(model(x, T["t"], **prepared, cfg_scale=3.0), model(x, T["t"], **conditions, cfg_scale=3.0))
+
+
+def test_rotary_cross_attention_minds_the_positions_of_keys(make):
     conditions = {"cross_attn_cond": T["cross"]}
-    assert model.prepare(conditions) == conditions
+    model = make(DiTWrapper, **CROSS, **ROTARY)
     assert not torch.allclose(model(T["x"], T["t"], **conditions), make(DiTWrapper, **CROSS)(T["x"], T["t"], **conditions))
-    moved = make(DiTWrapper, **CROSS, cross_attn_rotary_pos_emb=True, cross_attn_rotary_start="width")
+    moved = make(DiTWrapper, **CROSS, **ROTARY, cross_attn_rotary_start="width")
     assert not torch.allclose(model(T["x"], T["t"], **conditions), moved(T["x"], T["t"], **conditions))
 
 

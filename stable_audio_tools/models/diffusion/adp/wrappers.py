@@ -12,13 +12,13 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
 from stable_audio_tools.models.diffusion.adp.cfg import UNetCFG1d
 from stable_audio_tools.models.diffusion.adp.unet import UNet1d
-from stable_audio_tools.models.diffusion.base import GUIDANCE, refuse
+from stable_audio_tools.models.diffusion.base import GUIDANCE, Backbone, refuse
 from stable_audio_tools.models.layers.parameters import dtype_of, halve_parameters
 from stable_audio_tools.registry import Options
 
 
 @BACKBONES.register("adp_1d", multiple_keys=("factors", "patch_size"), concat_key="context_channels")
-class UNet1DCondWrapper(nn.Module):
+class UNet1DCondWrapper(Backbone):
     """A `UNet1d` with global and concatenated conditions, and without guidance.
 
     Args:
@@ -79,7 +79,7 @@ class UNet1DCondWrapper(nn.Module):
 
 
 @BACKBONES.register("adp_cfg_1d", multiple_keys=("factors", "patch_size"), concat_key="context_channels")
-class UNetCFG1DWrapper(nn.Module):
+class UNetCFG1DWrapper(Backbone):
     """A `UNetCFG1d`: guided cross-attention, global and concatenated conditions.
 
     Args:
