@@ -17,7 +17,7 @@ from stable_audio_tools.registry import closest
 logger = logging.getLogger(__name__)
 NUMBERS = ("sigma_min", "sigma_max", "rho", "scale_phi")
 FOR_EVERY_MODEL = ("scale_phi", "cfg_interval")  # published scripts pass these whatever the backbone is
-NOT_FOR_CALLERS = frozenset({"x", "t", "cfg_scale", "batch_cfg", "rescale_cfg", "return_info", "exit_layer_ix"})
+NOT_FOR_CALLERS = frozenset({"x", "t", "cfg_scale", "batch_cfg", "rescale_cfg", "return_info", "exit_layer_ix", "keys_values"})
 
 
 def check_arguments(

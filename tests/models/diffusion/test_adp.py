@@ -72,9 +72,13 @@ def test_masked_context_is_zeroed_not_left_out():
     x, context, mask = randn(1, 4, 8), randn(1, 3, 6), torch.tensor([[1.0, 0.0, 1.0]])
     changed = context.clone()
     changed[:, 1] = randn(1, 6, seed=9)
-    torch.testing.assert_close(layer(x, context, mask), layer(x, changed, mask))
-    assert not torch.allclose(layer(x, context, mask), layer(x, context[:, ::2]))
-    assert torch.equal(layer(x, context, torch.ones(1, 3)), layer(x, context))
+
+    def attended(context, mask=None):
+        return layer(x, layer.keys_values(context, mask))
+
+    torch.testing.assert_close(attended(context, mask), attended(changed, mask))
+    assert not torch.allclose(attended(context, mask), attended(context[:, ::2]))
+    assert torch.equal(attended(context, torch.ones(1, 3)), attended(context))
 
 
 # ---- UNet1d --------------------------------------------------------------------------------------------------------------------------

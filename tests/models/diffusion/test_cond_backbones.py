@@ -7,6 +7,7 @@ import torch
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.models.diffusion.adp.attention import Attention
 from stable_audio_tools.sampling.objectives import objective
 
 UNET = {
@@ -104,3 +105,24 @@ def test_a_condition_that_a_backbone_does_not_take_is_named(dit_config):
     model = create_model_from_config(data)
     with pytest.raises(ConfigError, match="backbone 'DAU1d' does not take cross_attn_cond, cross_attn_mask, global_cond"):
         model.generate(conditioning=METADATA[:1], steps=1, sample_size=128)
+
+
+@pytest.mark.parametrize("has_time", [False, True])
+def test_steps_of_a_generation_share_keys_and_values(build, config, has_time):
+    data = config("adp_cfg_1d")
+    data["model"]["diffusion"]["config"]["use_xattn_time"] = has_time
+    torch.manual_seed(0)
+    backbone = create_model_from_config(data).model
+    cross = [module for module in backbone.modules() if isinstance(module, Attention) and module.to_kv.in_features == 16][:1]
+    calls = []
+    cross[0].to_kv.register_forward_hook(lambda *_: calls.append(1))
+    conditions = {"cross_attn_cond": torch.randn(2, 5, 16), "global_cond": torch.randn(2, 16)}
+    prepared = backbone.prepare(conditions, 16)
+    x = torch.randn(2, 8, 16)
+    for scale in (3.0, 1.0, 3.0, 1.0):  # without guidance there are half as many items
+        for time in (0.9, 0.4):
+            t = torch.full((2,), time)
+            expected = backbone(x, t, **conditions, cfg_scale=scale)
+            calls.clear()
+            torch.testing.assert_close(backbone(x, t, **prepared, cfg_scale=scale), expected)
+    assert len(calls) == has_time  # the time among the tokens makes them others at every step

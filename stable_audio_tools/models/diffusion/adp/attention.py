@@ -51,21 +51,65 @@ class Attention(nn.Module):
         self.to_kv = nn.Linear(context_width, 2 * inner, bias=False)
         self.attention = _Merge(inner, width)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, context_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: (B, L, width)
-            context: (B, S, context_width); None is ``x``.
+            keys_values: What `keys_values` made of a context; None is of ``x``.
+        """
+        k_BHSE, v_BHSE = keys_values if keys_values is not None else self.keys_values(x)
+        return self.attention.to_out(rearrange(attend(self._heads(self.to_q(self.norm(x))), k_BHSE, v_BHSE), "b h l e -> b l (h e)"))
+
+    def keys_values(self, context: Tensor, context_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, E) of a context.
+
+        Args:
+            context: (B, S, context_width)
             context_mask: (B, S): where it is 0, keys and values are zeroed. Such positions still take their share of attention.
         """
-        context = x if context is None else context
         k, v = self.to_kv(self.norm_context(context)).chunk(2, dim=-1)
         if context_mask is not None:
             weight = context_mask.to(k.dtype)[..., None]
             k, v = k * weight, v * weight
-        q_BHLE, k_BHSE, v_BHSE = (rearrange(part, "b l (h e) -> b h l e", h=self.num_heads) for part in (self.to_q(self.norm(x)), k, v))
-        return self.attention.to_out(rearrange(attend(q_BHLE, k_BHSE, v_BHSE), "b h l e -> b l (h e)"))
+        return self._heads(k), self._heads(v)
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return rearrange(projected, "b l (h e) -> b h l e", h=self.num_heads)
+
+
+KeysValues = dict[tuple[nn.Module, int], tuple[Tensor, Tensor]]  # by cross-attention and number of items
+
+
+class Context(NamedTuple):
+    """What all levels are conditioned on.
+
+    Attributes:
+        mapping: Time and global condition (B, M).
+        embedding: (B, S, W), attended to.
+        mask: Of the embedding, (B, S).
+        computed: What earlier calls with the same embedding computed; filled by the first. None computes it at every call.
+    """
+
+    mapping: Tensor | None
+    embedding: Tensor | None
+    mask: Tensor | None
+    computed: KeysValues | None = None
+
+    def keys_values(self, attention: Attention) -> tuple[Tensor, Tensor]:
+        """Keys and values of the embedding for one cross-attention.
+
+        Raises:
+            ConfigError: If there is no embedding.
+        """
+        if self.embedding is None:
+            raise ConfigError("this U-Net has context_embedding_features: it needs an embedding to attend to")
+        if self.computed is None:
+            return attention.keys_values(self.embedding, self.mask)
+        key = (attention, len(self.embedding))
+        if key not in self.computed:
+            self.computed[key] = attention.keys_values(self.embedding, self.mask)
+        return self.computed[key]
 
 
 class TransformerBlock(nn.Module):
@@ -78,12 +122,10 @@ class TransformerBlock(nn.Module):
         inner = width * shape.multiplier
         self.feed_forward = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
 
-    def forward(self, x: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         x = self.attention(x) + x
         if self.cross_attention is not None:
-            if context is None:
-                raise ConfigError("this U-Net has context_embedding_features: it needs an embedding to attend to")
-            x = self.cross_attention(x, context, context_mask) + x
+            x = self.cross_attention(x, context.keys_values(self.cross_attention)) + x
         return self.feed_forward(x) + x
 
 
@@ -98,8 +140,8 @@ class Transformer1d(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(width, shape, context_width) for _ in range(depth))
         self.to_out = nn.Sequential(Rearrange("b l c -> b c l"), nn.Conv1d(width, width, 1))
 
-    def forward(self, x: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         x = self.to_in(x)
         for block in self.blocks:
-            x = block(x, context, context_mask)
+            x = block(x, context)
         return self.to_out(x)

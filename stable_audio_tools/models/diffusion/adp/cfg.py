@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.config.base import PositiveInt
+from stable_audio_tools.models.diffusion.adp.attention import KeysValues
 from stable_audio_tools.models.diffusion.adp.blocks import FixedEmbedding
 from stable_audio_tools.models.diffusion.adp.unet import UNet1d, time_embedding
 from stable_audio_tools.registry import Options
@@ -52,6 +53,7 @@ class UNetCFG1d(UNet1d):
         negative_embedding_mask: Tensor | None = None,
         features: Tensor | None = None,
         channels_list: Sequence[Tensor] | None = None,
+        keys_values: KeysValues | None = None,
     ) -> Tensor:
         """Predict, with dropped conditions (training) or guidance (inference).
 
@@ -68,17 +70,22 @@ class UNetCFG1d(UNet1d):
             negative_embedding_mask: (B, S): its padding becomes the learned embedding.
             features: Global condition.
             channels_list: Concatenated conditions.
+            keys_values: Where calls with the same embeddings keep what they share; has no effect if time is one of the tokens.
 
         Returns:
             (B, out_channels, L)
         """
         embedding, embedding_mask = self._with_time(t, embedding, embedding_mask)
+        keys_values = keys_values if self.to_time_embedding is None else None
         fixed = self.fixed_embedding(embedding).to(embedding)
         if embedding_mask_proba > 0:
             is_null = torch.bernoulli(torch.full((len(x), 1, 1), embedding_mask_proba, device=x.device)).bool()
             embedding = torch.where(is_null, fixed, embedding)
         if embedding_scale == 1.0:
-            return super().forward(x, t, features=features, channels_list=channels_list, embedding=embedding, embedding_mask=embedding_mask)
+            return super().forward(
+                x, t, features=features, channels_list=channels_list, embedding=embedding, embedding_mask=embedding_mask,
+                keys_values=keys_values,
+            )  # fmt: skip
         null = fixed
         if negative_embedding is not None:
             null, null_mask = self._with_time(t, negative_embedding, negative_embedding_mask)
@@ -91,6 +98,7 @@ class UNetCFG1d(UNet1d):
             channels_list=None if channels_list is None else [torch.cat([tensor, tensor]) for tensor in channels_list],
             embedding=torch.cat([embedding, null]),
             embedding_mask=None if embedding_mask is None else torch.cat([embedding_mask, embedding_mask]),
+            keys_values=keys_values,
         )
         conditional, unconditional = doubled.chunk(2)
         return guide(conditional, unconditional, embedding_scale, rescale_phi=scale_phi if rescale_cfg else 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.models.diffusion.adp.attention import AttentionShape, Transformer1d
+from stable_audio_tools.models.diffusion.adp.attention import AttentionShape, Context, KeysValues, Transformer1d
 from stable_audio_tools.models.diffusion.adp.blocks import Patcher, ResnetBlock1d, Unpatcher, downsample, upsample
 from stable_audio_tools.models.diffusion.adp.stft import STFT
 from stable_audio_tools.models.layers.embeddings import LearnedPositionalEmbedding
@@ -35,17 +35,6 @@ class _Common(NamedTuple):
         return Transformer1d(depth, width, self.attention, self.context_width) if depth else None
 
 
-class _Context(NamedTuple):
-    """What all levels are conditioned on: mapping (B, M), context (B, S, W) and its mask (B, S)."""
-
-    mapping: Tensor | None
-    embedding: Tensor | None
-    mask: Tensor | None
-
-    def transform(self, transformer: nn.Module | None, x: Tensor) -> Tensor:
-        return x if transformer is None else transformer(x, self.embedding, self.mask)
-
-
 class _Down(nn.Module):
     def __init__(
         self, common: _Common, width_in: int, width_out: int, *, factor: int, num_blocks: int, attention: int, concat_channels: int
@@ -55,7 +44,7 @@ class _Down(nn.Module):
         self.blocks = nn.ModuleList(common.block(width_out + (concat_channels if i == 0 else 0), width_out) for i in range(num_blocks))
         self.transformer = common.transformer(attention, width_out)
 
-    def forward(self, x: Tensor, concat: Tensor | None, context: _Context) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, concat: Tensor | None, context: Context) -> tuple[Tensor, list[Tensor]]:
         """(B, C, L) -> (B, C', L / factor), and what the way up gets."""
         x = self.downsample(x)
         if concat is not None:
@@ -65,7 +54,7 @@ class _Down(nn.Module):
             x = block(x, context.mapping)
             skips.append(x)
         if self.transformer is not None:
-            x = context.transform(self.transformer, x)
+            x = self.transformer(x, context)
             skips.append(x)
         return x, skips
 
@@ -77,8 +66,11 @@ class _Middle(nn.Module):
         self.transformer = common.transformer(attention, width)
         self.post_block = common.block(width, width)
 
-    def forward(self, x: Tensor, context: _Context) -> Tensor:
-        return self.post_block(context.transform(self.transformer, self.pre_block(x, context.mapping)), context.mapping)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = self.pre_block(x, context.mapping)
+        if self.transformer is not None:
+            x = self.transformer(x, context)
+        return self.post_block(x, context.mapping)
 
 
 class _Up(nn.Module):
@@ -89,10 +81,10 @@ class _Up(nn.Module):
         self.transformer = common.transformer(attention, width_in)
         self.upsample = upsample(width_in, width_out, factor, nearest=common.nearest)
 
-    def forward(self, x: Tensor, skips: list[Tensor], context: _Context) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], context: Context) -> Tensor:
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             x = block(torch.cat([x, skip * self.skip_scale], dim=1), context.mapping)
-        return self.upsample(context.transform(self.transformer, x))
+        return self.upsample(x if self.transformer is None else self.transformer(x, context))
 
 
 class UNet1d(nn.Module):
@@ -221,6 +213,7 @@ class UNet1d(nn.Module):
         channels_list: Sequence[Tensor] | None = None,
         embedding: Tensor | None = None,
         embedding_mask: Tensor | None = None,
+        keys_values: KeysValues | None = None,
     ) -> Tensor:
         """Predict.
 
@@ -231,6 +224,7 @@ class UNet1d(nn.Module):
             channels_list: What is concatenated, one tensor per level that has ``context_channels``, each as long as that level.
             embedding: (B, S, context_embedding_features), attended to.
             embedding_mask: (B, S): where it is 0, the embedding is zeroed.
+            keys_values: Where calls with the same embedding keep what they share; empty at first.
 
         Returns:
             (B, out_channels, L)
@@ -239,7 +233,7 @@ class UNet1d(nn.Module):
             ConfigError: If a condition that the network was built for is missing, or has another shape.
         """
         concats = iter(self._concats(channels_list or ()))
-        context = _Context(self._mapping(t, features), embedding, embedding_mask)
+        context = Context(self._mapping(t, features), embedding, embedding_mask, keys_values)
         first = next(concats)
         length = x.shape[-1]
         if self.stft is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
+from stable_audio_tools.models.diffusion.adp.attention import KeysValues
 from stable_audio_tools.models.diffusion.adp.cfg import UNetCFG1d
 from stable_audio_tools.models.diffusion.adp.unet import UNet1d
 from stable_audio_tools.models.diffusion.base import GUIDANCE, Backbone, refuse
@@ -17,8 +19,28 @@ from stable_audio_tools.models.layers.parameters import dtype_of, halve_paramete
 from stable_audio_tools.registry import Options
 
 
+class _UNetBackbone(Backbone):
+    """What conditional U-Nets share."""
+
+    model: UNet1d
+
+    @property
+    def length_multiple(self) -> int:
+        """Lengths must be a multiple of this."""
+        return self.model.length_multiple
+
+    def prepare(self, conditions: Mapping[str, Any], length: int) -> dict[str, Any]:
+        """Let the steps of a generation share the keys and values of cross-attention: the first one keeps them.
+
+        Args:
+            conditions: Conditions of `forward`.
+            length: L; has no effect.
+        """
+        return {**conditions, "keys_values": {}}
+
+
 @BACKBONES.register("adp_1d", multiple_keys=("factors", "patch_size"), concat_key="context_channels")
-class UNet1DCondWrapper(Backbone):
+class UNet1DCondWrapper(_UNetBackbone):
     """A `UNet1d` with global and concatenated conditions, and without guidance.
 
     Args:
@@ -29,11 +51,6 @@ class UNet1DCondWrapper(Backbone):
         super().__init__()
         self.model = UNet1d(**unet)
         halve_parameters(self.model)
-
-    @property
-    def length_multiple(self) -> int:
-        """Lengths must be a multiple of this."""
-        return self.model.length_multiple
 
     def forward(
         self,
@@ -47,6 +64,7 @@ class UNet1DCondWrapper(Backbone):
         prepend_cond: Tensor | None = None,
         prepend_cond_mask: Tensor | None = None,
         mask: Tensor | None = None,
+        keys_values: KeysValues | None = None,
         **others: Any,
     ) -> Tensor:
         """Predict. Options of guidance have no effect: this network is not guided.
@@ -61,6 +79,7 @@ class UNet1DCondWrapper(Backbone):
             prepend_cond: Not taken.
             prepend_cond_mask: Not taken.
             mask: (B, L); no effect.
+            keys_values: What steps of a generation share, see `prepare`.
             **others: Those of guidance have no effect; others may only be None.
 
         Raises:
@@ -75,11 +94,12 @@ class UNet1DCondWrapper(Backbone):
             channels_list=None if input_concat_cond is None else [_stretched(input_concat_cond.to(dtype), x.shape[-1])],
             embedding=_cast(cross_attn_cond, dtype),
             embedding_mask=cross_attn_mask,
+            keys_values=keys_values,
         )
 
 
 @BACKBONES.register("adp_cfg_1d", multiple_keys=("factors", "patch_size"), concat_key="context_channels")
-class UNetCFG1DWrapper(Backbone):
+class UNetCFG1DWrapper(_UNetBackbone):
     """A `UNetCFG1d`: guided cross-attention, global and concatenated conditions.
 
     Args:
@@ -90,11 +110,6 @@ class UNetCFG1DWrapper(Backbone):
         super().__init__()
         self.model = UNetCFG1d(**unet)
         halve_parameters(self.model)
-
-    @property
-    def length_multiple(self) -> int:
-        """Lengths must be a multiple of this."""
-        return self.model.length_multiple
 
     def forward(
         self,
@@ -117,12 +132,13 @@ class UNetCFG1DWrapper(Backbone):
         rescale_cfg: bool = False,
         scale_phi: float = 0.4,
         mask: Tensor | None = None,
+        keys_values: KeysValues | None = None,
         **others: Any,
     ) -> Tensor:
         """Predict; see `UNetCFG1d.forward`.
 
         ``negative_input_concat_cond`` and ``negative_global_cond`` have no effect, as published models were sampled; ``batch_cfg`` is
-        always on; ``mask`` has no effect. ``others`` may only be None.
+        always on; ``mask`` has no effect; for ``keys_values`` see `prepare`. ``others`` may only be None.
 
         Raises:
             ConfigError: If a condition is given that it does not take, or none to attend to.
@@ -146,6 +162,7 @@ class UNetCFG1DWrapper(Backbone):
             negative_embedding_mask=negative_cross_attn_mask,
             features=_cast(global_cond, dtype),
             channels_list=None if input_concat_cond is None else [_stretched(input_concat_cond.to(dtype), x.shape[-1])],
+            keys_values=keys_values,
         )
 
 
