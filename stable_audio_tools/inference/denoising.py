@@ -160,6 +160,7 @@ def reporter(callback: Callback | None, bar: Any) -> OnStep:
     def report(step: Step) -> None:
         bar.update()
         if callback is not None:
-            callback({"i": step.i, "t": step.t, "sigma": step.t, "x": step.x, "denoised": step.denoised})
+            sigma = step.t if step.sigma is None else step.sigma
+            callback({"i": step.i, "t": step.t, "sigma": sigma, "x": step.x, "denoised": step.denoised})
 
     return report

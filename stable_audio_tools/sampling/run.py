@@ -14,7 +14,7 @@ from stable_audio_tools.families import SAMPLERS
 from stable_audio_tools.registry.signature import Part
 from stable_audio_tools.sampling import schedules
 from stable_audio_tools.sampling.objectives import objective as find_objective
-from stable_audio_tools.sampling.samplers.base import NoiseSource, OnStep, ignore
+from stable_audio_tools.sampling.samplers.base import NoiseSource, OnStep, Step, ignore
 from stable_audio_tools.sampling.shifts import Length, Shift
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -117,7 +117,11 @@ def sample(
     def at_time(x: Tensor, t: Tensor) -> Any:
         return call(x, _per_item(t, x))
 
-    return run(at_time, x, times if times.dim() == 1 else times.to(x.device), on_step=on_step, **own).to(noise.dtype)
+    def report(step: Step) -> None:
+        sigma = mixing.alpha_sigma(torch.as_tensor(step.t))[1]
+        on_step(step._replace(sigma=sigma if isinstance(step.t, Tensor) else float(sigma)))
+
+    return run(at_time, x, times if times.dim() == 1 else times.to(x.device), on_step=report, **own).to(noise.dtype)
 
 
 def _sample_sigma(
@@ -152,7 +156,17 @@ def _sample_sigma(
         own["noise"] = {"brownian": brownian_noise, "gaussian": gaussian_noise}[facts["stochastic"]](x, sigmas)
     if any(parameter.name == "steps" for parameter in part.parameters):
         own["steps"] = steps
-    return run(v_denoiser(predict), x, sigmas, on_step=on_step, **own)
+
+    def report(step: Step) -> None:
+        t = _time_of(torch.as_tensor(step.t))
+        on_step(step._replace(t=t if isinstance(step.t, Tensor) else float(t), sigma=step.t))
+
+    return run(v_denoiser(predict), x, sigmas, on_step=report, **own)
+
+
+def _time_of(sigma: Tensor) -> Tensor:
+    """The time at which noise has this weight beside data of weight 1."""
+    return sigma.atan() * 2 / math.pi
 
 
 def v_denoiser(predict: Predict) -> Predict:
@@ -164,8 +178,7 @@ def v_denoiser(predict: Predict) -> Predict:
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         spread = (sigma.square() + 1).sqrt()
-        t = sigma.atan() * 2 / math.pi
-        return predict(x / spread, _per_item(t, x)) * (-sigma / spread) + x / (sigma.square() + 1)
+        return predict(x / spread, _per_item(_time_of(sigma), x)) * (-sigma / spread) + x / (sigma.square() + 1)
 
     return denoise
 

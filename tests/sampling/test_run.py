@@ -7,6 +7,7 @@ import torch
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SAMPLERS
+from stable_audio_tools.sampling.objectives import objective
 from stable_audio_tools.sampling.run import default_sampler, sample, v_denoiser
 from stable_audio_tools.sampling.schedules import shifted
 from stable_audio_tools.sampling.shifts import DistributionShift, LogSNRShift, NoShift
@@ -99,9 +100,22 @@ def test_less_noise_than_the_last_level_still_falls(sampler, level):
     """Little noise on given data: the grid ends lower, instead of rising to ``sigma_min`` first."""
     seen = []
     out = sample(lambda x, t: x * 0, NOISE, objective="v", steps=4, sampler=sampler, init=DATA, sigma_max=level, on_step=seen.append)
-    levels = [step.t for step in seen]
+    levels = [step.sigma for step in seen]
     assert levels[0] == pytest.approx(level, rel=1e-4) and levels == sorted(levels, reverse=True)
     assert (out - DATA).abs().max() < 8 * level
+
+
+@pytest.mark.parametrize(("kind", "sampler"), [(kind, name) for kind in KINDS for name in SAMPLERS.names(objectives=kind)])
+def test_every_sampler_reports_times_and_noise_levels_that_belong_together(kind, sampler):
+    """``x`` mixes data and noise as time and level say; in sigma space the data has weight 1."""
+    seen = []
+    is_sigma = SAMPLERS.part(sampler).facts.get("space") == "sigma"
+    sample(lambda x, t: x * 0, NOISE, objective=kind, steps=4, sampler=sampler, sigma_max=5.0 if is_sigma else 1.0, on_step=seen.append)
+    for step in seen:
+        alpha, sigma = (float(weight) for weight in objective(kind).alpha_sigma(torch.tensor(step.t)))
+        assert 0 <= step.t <= 1
+        assert step.sigma == pytest.approx(sigma / alpha if is_sigma else sigma, rel=1e-4)
+    assert [step.t for step in seen] == sorted((step.t for step in seen), reverse=True)
 
 
 def test_times_above_1_count_as_1():

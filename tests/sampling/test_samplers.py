@@ -93,7 +93,7 @@ def test_reports_every_step_once_on_falling_times(sampler, kind, steps):
     assert all(step.x.shape == step.denoised.shape == (2, 3, 5) for step in seen)
     in_sigma_space = SAMPLERS.part(sampler).facts["space"] == "sigma"
     for step in seen:  # the state before the step is what the network saw
-        x = step.x / (1 + step.t**2) ** 0.5 if in_sigma_space else step.x
+        x = step.x / (1 + step.sigma**2) ** 0.5 if in_sigma_space else step.x
         assert min(float((x - call).abs().max()) for call in calls) < 1e-5
     if sampler not in {"pingpong", "rk4", "k-lms", *ENDS_AT_SIGMA_MIN}:
         torch.testing.assert_close(out, seen[-1].denoised, atol=1e-6, rtol=0)  # the last step, to 0, goes to the data

@@ -31,16 +31,18 @@ class Step(NamedTuple):
 
     Attributes:
         i: Index of the step, from 0.
-        t: Time in [0, 1] (or noise level, in sigma space) at which the network was called;
-            (B,) on x's device if every item has its own.
+        t: Where the network was called: a sampler reports a time in [0, 1], or a noise level in sigma space; `sampling.run` passes on the
+            time in any case. (B,) on x's device if every item has its own.
         x: State before the step, (B, D, L).
         denoised: The data as the network sees it now, (B, D, L).
+        sigma: The noise level there, from `sampling.run`: the share of noise in ``x``, or beside data of weight 1 in sigma space.
     """
 
     i: int
     t: float | Tensor
     x: Tensor
     denoised: Tensor
+    sigma: float | Tensor | None = None
 
 
 OnStep = Callable[[Step], None]
