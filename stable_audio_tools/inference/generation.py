@@ -89,8 +89,8 @@ def generate_diffusion_cond(
             with the numbers of version 0.0.19, the sampler's own grid (``rk4`` follows the shift of the training times).
         **sampler_kwargs: ``sampler_type``, ``sigma_min``, ``sigma_max``, ``rho`` and options of the sampler itself; ``cfg_interval``, noise
             levels in [0, 1] between which guidance acts; ``callback``, called after every step with a dictionary (``i`` from 0, the
-            time ``t`` in [0, 1], the noise level ``sigma`` there, ``x``, ``denoised``); ``disable_tqdm``; anything else goes to the backbone
-            (``scale_phi``).
+            time ``t`` in [0, 1], the noise level ``sigma`` there, ``x``, ``denoised``); ``disable_tqdm``; anything else goes to the
+            backbone (``scale_phi``).
 
     Returns:
         Audio (B, C, T) of ``sample_size`` rounded down, neither normalised nor clipped; or latents (B, D, L).
