@@ -23,6 +23,7 @@ from stable_audio_tools.inference.numerics import reference_numerics, seeded
 from stable_audio_tools.models.diffusion.base import prepared
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.layers.packing import packed_linears
 from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.sampling.run import default_sampler
 from stable_audio_tools.sampling.shifts import Shift
@@ -217,7 +218,8 @@ def generate_diffusion_uncond(
         def predict(x: Tensor, t: Tensor) -> Tensor:
             return model.model(x, t.to(x.device, non_blocking=True), **options.backbone)
 
-        latents = sampled(model, predict, noise, init, steps, options)
+        with packed_linears(model.model, steps, rows=batch_size * noise.shape[-1]):
+            latents = sampled(model, predict, noise, init, steps, options)
         return latents if return_latents else decoded(model.pretransform, latents)
 
 
@@ -314,7 +316,8 @@ def _generate(request: _Request) -> Tensor:
         network = _guided(request, inputs, lengths, options)
         shift = _shift(model, request.dist_shift, options.name)
         length = lengths.schedule if shift is not None else None
-        latents = sampled(model, network, noise, init, request.steps, options, shift=shift, length=length, predict_pair=network.pair)
+        with packed_linears(model.model, request.steps, rows=2 * batch_size * lengths.frames):
+            latents = sampled(model, network, noise, init, request.steps, options, shift=shift, length=length, predict_pair=network.pair)
         return latents if request.return_latents else decoded(model.pretransform, latents, lengths.content)
 
 
