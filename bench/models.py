@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 
 import torch
@@ -56,8 +57,8 @@ def main() -> None:
             dit = model.model.to(dtype)
             given = {"cross_attn_cond": cross.to(dtype), "cross_attn_mask": keep, "global_cond": globals_.to(dtype)}
             step = lambda m=dit, g=given, d=dtype: m(x.to(d), torch.full((1,), 0.5), cfg_scale=6.0, **g)  # noqa: E731
-            with packed_linears(dit, num_calls=100, rows=2 * arguments.latents):  # as in a generation of 100 steps
-                report(f"guided step, {arguments.latents} latents", dtype, step, rate, arguments.repeats)
+            packed = packed_linears(dit, num_calls=100, rows=2 * arguments.latents)  # as in a generation of 100 steps
+            report(f"guided step, {arguments.latents} latents", dtype, step, rate, arguments.repeats, packed)
 
 
 def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
@@ -67,11 +68,19 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
 
 
 @torch.inference_mode()
-def report(name: str, dtype: torch.dtype, run: Callable[[], Tensor], rate: float, repeats: int) -> None:
-    """Print one line."""
+def report(
+    name: str,
+    dtype: torch.dtype,
+    run: Callable[[], Tensor],
+    rate: float,
+    repeats: int,
+    setting: AbstractContextManager[None] | None = None,
+) -> None:
+    """Print one line; ``setting`` is entered for the timed calls."""
     with FlopCounterMode(display=False) as counter:
         run()
-    milliseconds = median_ms(run, repeats=repeats)
+    with setting or nullcontext():
+        milliseconds = median_ms(run, repeats=repeats)
     achieved = counter.get_total_flops() / milliseconds / 1e6
     print(
         f"{name:28} {str(dtype)[6:]:9} {milliseconds:9.0f} ms {achieved:8.0f} GFLOP/s {achieved / rate:6.0%} of the bfloat16 rate",
