@@ -28,7 +28,6 @@ LATER = {  # path, or the beginning of one -> when it comes
     "training.diffusion.DiffusionCondInpaintTrainingWrapper": "inpainting models are trained by DiffusionCondTrainingWrapper",
     "training.diffusion.DiffusionCondDemoCallback": "demos are built by create_demo_callback_from_config",
     "models.lora": "adapters are not there yet",
-    "inference.sampling.sample_diffusion": "the entry point of version 0.0.20 is not there yet",
 }
 GONE = {
     "training.diffusion.DiffusionPriorTrainingWrapper"
@@ -54,6 +53,16 @@ def find(path: str) -> Any:
         if why is None:
             raise
         pytest.xfail(why)
+
+
+@pytest.mark.parametrize("entry", LATER)
+def test_what_is_expected_later_is_not_there_yet(entry: str) -> None:
+    """An entry that has come true must leave the list: it would hide a later failure."""
+    paths = [path for path in PATHS.split() if path.startswith(entry)]
+    assert paths
+    for path in paths:
+        with pytest.raises(pytest.xfail.Exception):
+            find(path)
 
 
 def counted(shared: Path) -> list[str]:
