@@ -33,7 +33,8 @@ def demo(
     Stopped with Ctrl-C, it goes on where it was when the same command is given again.
     """
     from stable_audio_tools.cli.main import quiet_lightning
-    from stable_audio_tools.demo.run import DemoSettings, run_demo
+    from stable_audio_tools.demo.folder import DemoSettings
+    from stable_audio_tools.demo.run import run_demo
     from stable_audio_tools.errors import ConfigError
 
     quiet_lightning()

@@ -18,7 +18,7 @@ from stable_audio_tools.audio import save
 from stable_audio_tools.cli import demo as demo_module
 from stable_audio_tools.demo import run as run_module
 from stable_audio_tools.demo import synth
-from stable_audio_tools.demo.run import DemoSettings
+from stable_audio_tools.demo.folder import DemoSettings
 
 
 @pytest.fixture

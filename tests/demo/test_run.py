@@ -17,9 +17,12 @@ import torch
 from stable_audio_tools.audio import load, probe, read_metadata
 from stable_audio_tools.checkpoint import load_ckpt_state_dict, weights_hash
 from stable_audio_tools.config.check import check_model_config
+from stable_audio_tools.demo import listen
 from stable_audio_tools.demo import run as run_module
-from stable_audio_tools.demo.run import DemoSettings, TimeLimit, run_demo, summary
+from stable_audio_tools.demo.folder import DemoSettings
+from stable_audio_tools.demo.run import run_demo, summary
 from stable_audio_tools.demo.synth import SAMPLE_RATE
+from stable_audio_tools.demo.training import TimeLimit
 from stable_audio_tools.errors import ConfigError
 
 CLASSES = "kick|bass drum,bell,hat|hi-hat"
@@ -30,7 +33,7 @@ NAMES = ["kick", "bell", "hat"]
 def quick() -> Any:
     """Few sampler steps, and float32 whatever this processor is good at, so that results can be compared."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "SAMPLER_STEPS", 3)
+        patch.setattr(listen, "SAMPLER_STEPS", 3)
         patch.setattr(run_module, "has_fast_bfloat16", lambda: False)
         yield
 
@@ -280,7 +283,7 @@ def test_the_precision_is_decided_once(done: Any, folder: Path, monkeypatch: pyt
 
 def test_every_class_has_files_of_its_own() -> None:
     names = ["hi hat", "hi-hat", "\u0442\u0430\u0440\u0435\u043b\u043a\u0430", "\u0431\u0430\u0440\u0430\u0431\u0430\u043d", "kick"]
-    found = run_module._file_names([*names, "kick"])
+    found = listen._file_names([*names, "kick"])
     assert list(found) == names
     assert len(set(found.values())) == len(names)
     assert found["kick"] == "kick"

@@ -3,7 +3,7 @@
 import time
 from types import SimpleNamespace
 
-from stable_audio_tools.demo.run import TimeLimit
+from stable_audio_tools.demo.training import TimeLimit
 from stable_audio_tools.training.checkpointing import find_checkpoints
 
 
@@ -23,7 +23,7 @@ def test_steps_may_be_over_before_the_time(train_briefly, tiny_diffusion):
 def test_progress_is_said_early_and_then_every_20_seconds(train_briefly, tiny_diffusion, monkeypatch):
     """With a clock on which every step takes 3 s: the first step starts it."""
     ticks = iter(range(0, 10_000, 3))
-    monkeypatch.setattr("stable_audio_tools.demo.run.time", SimpleNamespace(perf_counter=lambda: 1000 + next(ticks)))
+    monkeypatch.setattr("stable_audio_tools.demo.training.time", SimpleNamespace(perf_counter=lambda: 1000 + next(ticks)))
     said = []
     result = train_briefly(tiny_diffusion(), max_steps=100, callbacks=[TimeLimit(60, 100, said.append)])
     steps = [int(line.split()[1].rstrip(",")) for line in said]
