@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from stable_audio_tools.checkpoint import Checkpoint, compare_state_dict, kind_of, read_checkpoint, unwrap_state_dict
+from stable_audio_tools.checkpoint import assign_weights, read_checkpoint
 from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.layers.parameters import without_weights
 
-logger = logging.getLogger(__name__)
 CONFIG_FILE = "model_config.json"
 WEIGHTS_FILES = ("model.safetensors", "model.ckpt")  # in order of preference
 
@@ -121,25 +119,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: a model config is an object, got {config!r:.60}")
     return config
-
-
-def assign_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Give a model the weights of a file, without copying where the data types agree. A training checkpoint is unwrapped on the way.
-
-    Raises:
-        CheckpointError: If a tensor is missing, of another shape, or has no place in the model.
-    """
-    state_dict = checkpoint.state_dict
-    if checkpoint.kind == "wrapped":
-        state_dict = unwrap_state_dict(state_dict, path=checkpoint.path)
-        logger.info("%s: a training checkpoint; took the averaged weights where there are some", checkpoint.path)
-    report = compare_state_dict(model, state_dict)
-    if not report.is_complete or report.unexpected:
-        wrong = {kind_of(state_dict), kind_of(model.state_dict())}
-        hint = "; it belongs to another kind of model" if len(wrong - {"unknown"}) > 1 else ""
-        raise CheckpointError(f"{checkpoint.path}: does not fit its config: {report}{hint}")
-    dtypes = {key: tensor.dtype for key, tensor in model.state_dict().items()}
-    model.load_state_dict({key: tensor.to(dtypes[key]) for key, tensor in state_dict.items()}, assign=True)
 
 
 def _names(folder: Path, limit: int = 6) -> list[str]:

@@ -104,10 +104,10 @@ def test_bottlenecks_state_the_losses_that_they_have(part) -> None:
     assert set(part.facts.get("losses", ())) == names
 
 
-def test_patches_say_that_they_do_not_oversample(tiny_diffusion, lines) -> None:
+def test_oversampled_patches(tiny_diffusion, lines) -> None:
     patched = {"type": "patched", "config": {"channels": 1, "patch_size": 4, "oversampling": 1}}
     assert lines(tiny_diffusion(), {"model.pretransform": patched}) == []
     patched["config"]["oversampling"] = 3
     assert lines(tiny_diffusion(), {"model.pretransform": patched}) == [
-        ("model.pretransform.config.oversampling", "input should be 1, got 3")
+        ("model.pretransform.config.patch_size", "is 4, but must be a multiple of oversampling, which is 3")
     ]

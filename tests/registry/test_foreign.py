@@ -191,7 +191,7 @@ def test_what_cannot_be_found_says_why(kit: Callable[[], list[str]], name: str, 
     "name",
     ["subprocess:getoutput", "shutil:rmtree", "tempfile:TemporaryDirectory", "loudness_kit.parts:helper", "loudness_kit.parts:Stray",
      "loudness_kit.marked:Own", "loudness_kit.marked:elsewhere", "loudness_kit.marked:aliens", "loudness_kit.alien:other",
-     "stable_audio_tools.checkpoint:read_checkpoint", "stable_audio_tools.sampling.samplers.euler:sample_euler"],
+     "stable_audio_tools.checkpoint.reading:read_checkpoint", "stable_audio_tools.sampling.samplers.euler:sample_euler"],
 )  # fmt: skip
 def test_what_does_not_say_that_it_is_a_part_is_never_imported_or_called(kit: Callable[[], list[str]], name: str) -> None:
     refused = (

@@ -106,7 +106,9 @@ def demo_conflicts(conditioning: ConditioningModel | None, demo_cond: Sequence[M
 def _is_readable(value: Any, reads: str) -> bool:
     items = cast("list[Any]", value) if isinstance(value, list) else [value]
     given: Any = items[0] if len(items) == 1 else items
-    if reads == "text":
+    if reads == "phonemes" and isinstance(given, list):
+        return all(isinstance(item, str) for item in items)
+    if reads != "number":
         return isinstance(given, str)
     with suppress(TypeError, ValueError):
         return not isinstance(given, bool) and not math.isnan(float(given))

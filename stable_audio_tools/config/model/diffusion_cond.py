@@ -18,7 +18,7 @@ from stable_audio_tools.config.model.parts import (
     ratio_of,
 )
 from stable_audio_tools.config.training.diffusion import DiffusionCondTraining
-from stable_audio_tools.families import OBJECTIVES, SHIFTS
+from stable_audio_tools.families import BACKBONES, OBJECTIVES, SHIFTS
 from stable_audio_tools.registry import Mistake
 
 
@@ -59,6 +59,9 @@ class DiffusionBlock(Component):
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from objective_conflicts(self.diffusion_objective, self.config)
+        if self.mask_padding_attention and self.is_registered and not self.fact("hides_padding"):
+            text = f"a {self.type!r} network cannot hide padding from itself; only {', '.join(BACKBONES.names(hides_padding=True))} can"
+            yield Mistake(("mask_padding_attention",), text, "conflict")
         for key in ("distribution_shift_options", "sampling_distribution_shift_options"):
             given = getattr(self, key)
             if given is not None:

@@ -44,7 +44,11 @@ class PretransformBlock(Component):
 
     def ratio(self) -> int | None:
         """Samples per step of its output, if it can be told from the config."""
-        return self._product(self.fact("ratio_key"))
+        ratio, divisor_key = self._product(self.fact("ratio_key")), self.fact("ratio_divisor_key")
+        if ratio is None or divisor_key is None:
+            return ratio
+        divisor = self.value(divisor_key)
+        return ratio // divisor if divisor and ratio % divisor == 0 else None
 
     def width(self) -> int | None:
         """Channels of its output, if they can be told from the config."""

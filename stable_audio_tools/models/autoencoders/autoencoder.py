@@ -96,16 +96,41 @@ class AudioAutoencoder(nn.Module):
 
         Returns:
             Latents (B, D, L), or (latents, info).
+
+        Raises:
+            AudioError: If the audio has another shape, or is too short for the network.
         """
         encoder_kwargs, kwargs = _split_kwargs(self.encoder, kwargs)
+        try:
+            latents = self._through_encoder(audio, skip_pretransform, iterate_batch, encoder_kwargs)  # (B, W, L)
+        except (RuntimeError, ValueError) as error:
+            self._explain(audio, skip_pretransform, error)
+            raise
+        latents, info = self._through_bottleneck(latents, skip_bottleneck, kwargs)
+        return (latents, info) if return_info else latents
+
+    def _through_encoder(self, audio: Tensor, skip_pretransform: bool, iterate_batch: bool, options: dict[str, Any]) -> Tensor:
+        """(B, C, T) -> (B, W, L)."""
         if self.pretransform is not None and not skip_pretransform:
             with nullcontext() if self.pretransform.enable_grad else torch.no_grad():
                 audio = _per_item(self.pretransform.encode, audio, iterate_batch)
-        latents = audio
-        if self.encoder is not None:
-            latents = _per_item(partial(self.encoder, **encoder_kwargs), audio, iterate_batch)  # (B, W, L)
-        latents, info = self._through_bottleneck(latents, skip_bottleneck, kwargs)
-        return (latents, info) if return_info else latents
+        return audio if self.encoder is None else _per_item(partial(self.encoder, **options), audio, iterate_batch)
+
+    def _explain(self, audio: Tensor, is_transformed: bool, error: Exception) -> None:
+        """Say what is wrong with audio that the encoder failed on. Afterwards, since some encoders pad what others cannot take."""
+        ratio, channels = self.samples_per_latent, self.in_channels
+        if is_transformed and self.pretransform is not None:
+            ratio, channels = ratio // self.pretransform.downsampling_ratio, self.pretransform.encoded_channels
+        if audio.dim() != 3 or audio.shape[1] != channels:
+            raise AudioError(
+                f"encode: expected audio of the shape (batch, {channels}, samples), got {tuple(audio.shape)}; "
+                "preprocess_audio_for_encoder makes it of a clip"
+            ) from error
+        if audio.shape[2] < ratio:
+            raise AudioError(
+                f"encode: the audio has {audio.shape[2]} samples, but one latent frame takes {ratio}; pad it, as "
+                "preprocess_audio_for_encoder does"
+            ) from error
 
     def _through_bottleneck(self, latents: Tensor, skip: bool, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """(B, W, L) -> latents (B, D, L), and what there is to say about them."""

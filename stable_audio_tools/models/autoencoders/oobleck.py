@@ -11,33 +11,7 @@ from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConv1dSame, WNConvTranspose1d
-
-
-class ResidualUnit(nn.Module):
-    """Activation, dilated convolution, activation, 1x1 convolution, plus the input.
-
-    Args:
-        channels: Channels C of input and output (B, C, T).
-        dilation: Dilation of the first convolution, whose kernel has 7 taps.
-        use_snake: Snake instead of ELU.
-    """
-
-    def __init__(self, channels: int, dilation: int, use_snake: bool = False) -> None:
-        super().__init__()
-        name = "snake" if use_snake else "elu"
-        self.layers = nn.Sequential(
-            get_activation(name, channels=channels),
-            WNConv1d(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation),
-            get_activation(name, channels=channels),
-            WNConv1d(channels, channels, kernel_size=1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
-        return x + self.layers(x)
-
-
-def _residual_units(channels: int, use_snake: bool) -> list[nn.Module]:
-    return [ResidualUnit(channels, dilation, use_snake) for dilation in (1, 3, 9)]
+from stable_audio_tools.models.layers.residual import residual_units
 
 
 class EncoderBlock(nn.Module):
@@ -46,7 +20,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, use_snake: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *_residual_units(in_channels, use_snake),
+            *residual_units(in_channels, use_snake),
             get_activation("snake" if use_snake else "elu", channels=in_channels),  # never anti-aliased: published weights depend on it
             WNConv1d(in_channels, out_channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)),
         )
@@ -78,7 +52,7 @@ class DecoderBlock(nn.Module):
         self.layers = nn.Sequential(
             get_activation("snake" if use_snake else "elu", antialias_activation, in_channels),
             upsample,
-            *_residual_units(out_channels, use_snake),
+            *residual_units(out_channels, use_snake),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.convnext import ConvNeXtBlock
+from stable_audio_tools.models.layers.parameters import without_autocast
+from stable_audio_tools.models.layers.tables import Tables
 
 
 def _stft(audio: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Tensor:
@@ -51,7 +53,7 @@ def _check(n_fft: int, hop_length: int, strides: Sequence[int]) -> None:
 
 
 @ENCODERS.register("spectral")
-class SpectralEncoder(nn.Module):
+class SpectralEncoder(Tables):
     """ConvNeXt blocks on a spectrogram: (B, in_channels, T) -> (B, latent_dim, T / (hop_length * prod(strides))).
 
     Args:
@@ -79,7 +81,7 @@ class SpectralEncoder(nn.Module):
         super().__init__()
         _check(n_fft, hop_length, strides)
         self.n_fft, self.hop_length = n_fft, hop_length
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_tables()
         layers: list[nn.Module] = [nn.Conv1d(3 * in_channels * (n_fft // 2 + 1), dim, 1)]
         layers += [ConvNeXtBlock(dim) for _ in range(depth)]
         for stride in strides:
@@ -88,8 +90,11 @@ class SpectralEncoder(nn.Module):
         layers.append(nn.Conv1d(dim, latent_dim, 1))
         self.layers = nn.Sequential(*layers)
 
+    def tables(self) -> dict[str, Tensor]:
+        return {"window": torch.hann_window(self.n_fft)}
+
     def forward(self, audio: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
-        with torch.autocast(audio.device.type, enabled=False):
+        with without_autocast(audio.device):
             spectrum = _stft(audio, self.n_fft, self.hop_length, self.window.float())
             magnitude = spectrum.abs().clamp(min=1e-5)
             # The logarithm is what ears and losses look at; the compressed complex values keep the phase.
@@ -99,7 +104,7 @@ class SpectralEncoder(nn.Module):
 
 
 @DECODERS.register("spectral")
-class SpectralDecoder(nn.Module):
+class SpectralDecoder(Tables):
     """ConvNeXt blocks that end in a spectrogram: (B, latent_dim, L) -> (B, out_channels, L * hop_length * prod(strides)).
 
     Args:
@@ -127,7 +132,7 @@ class SpectralDecoder(nn.Module):
         super().__init__()
         _check(n_fft, hop_length, strides)
         self.n_fft, self.hop_length, self.out_channels = n_fft, hop_length, out_channels
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_tables()
         layers: list[nn.Module] = [nn.Conv1d(latent_dim, dim, 7, padding=3)]
         layers += [ConvNeXtBlock(dim) for _ in range(depth)]
         for stride in reversed(strides):
@@ -136,9 +141,12 @@ class SpectralDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Conv1d(dim, 2 * out_channels * (n_fft // 2 + 1), 1)
 
+    def tables(self) -> dict[str, Tensor]:
+        return {"window": torch.hann_window(self.n_fft)}
+
     def forward(self, latents: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
         values = rearrange(self.head(self.layers(latents)), "b (p c f) l -> p b c f l", p=2, c=self.out_channels)
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device):
             log_magnitude, phase = values.float()
             spectrum = torch.polar(log_magnitude.clamp(max=8.0).exp(), phase)
             return _istft(spectrum, self.n_fft, self.hop_length, self.window.float()).to(latents.dtype)

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Window
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
-from stable_audio_tools.models.autoencoders.oobleck import ResidualUnit
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
+from stable_audio_tools.models.layers.residual import residual_units
 from stable_audio_tools.models.layers.transformer import TransformerBlock
 from stable_audio_tools.registry import Options
 
@@ -82,7 +82,7 @@ class TAAEBlock(nn.Module):
         elif in_channels != out_channels:
             raise ConfigError(f"taae: a stride of 1 cannot change the width, got {in_channels} and {out_channels} channels")
         wide = in_channels if is_encoder else out_channels
-        units = [ResidualUnit(wide, dilation, use_snake) for dilation in (1, 3, 9)] if use_dilated_conv else []
+        units = residual_units(wide, use_snake) if use_dilated_conv else []
         act = get_activation("snake" if use_snake else "none", channels=in_channels)
         self.layers = nn.ModuleList([*units, act, resample, stack] if is_encoder else [stack, act, resample, *units])
 

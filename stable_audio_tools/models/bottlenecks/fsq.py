@@ -17,7 +17,7 @@ from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Probabil
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, check_width, with_noise_channels
-from stable_audio_tools.models.layers.parameters import dtype_of
+from stable_audio_tools.models.layers.parameters import dtype_of, without_autocast
 
 
 def _checked(levels: Sequence[int], num_codebooks: int, where: str) -> list[int]:
@@ -129,7 +129,7 @@ class FSQBottleneck(DiscreteBottleneck):
 
     def encode(self, x: Tensor, return_info: bool = False, **kwargs: Any) -> Any:
         check_width(x, self.quantizer.dim, "fsq bottleneck", "dim, or len(levels) * num_codebooks,")
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             quantized, index = self.quantizer(x.transpose(1, 2).to(dtype_of(self.quantizer)))  # (B, L, D)
         quantized = quantized.transpose(1, 2).to(x.dtype)  # (B, D, L)
         return (quantized, {"quantizer_indices": index.transpose(1, 2)}) if return_info else quantized
@@ -208,7 +208,7 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
     def encode(self, x: Tensor, return_info: bool = False, **kwargs: Any) -> Any:
         check_width(x, self.quantizer.dim, "dithered_fsq bottleneck", "len(levels) * num_codebooks")
         rows = x.transpose(1, 2)  # (B, L, D)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             quantized, index = self.quantizer(rows if rows.dtype in (torch.float32, torch.float64) else rows.float())
         quantized = quantized.transpose(1, 2).to(x.dtype)  # (B, D, L)
         return (quantized, {"quantizer_indices": index}) if return_info else quantized

@@ -20,6 +20,7 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import DiscreteBottleneck, check_width
 from stable_audio_tools.models.bottlenecks.vae import vae_sample
+from stable_audio_tools.models.layers.parameters import without_autocast
 from stable_audio_tools.registry import Options
 
 LAPLACE = 1e-5  # smoothing of the code counts
@@ -96,7 +97,7 @@ class EMACodebook(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D), float32 -> the nearest codes (N, D), and their indices (N,). In training the codebook moves afterwards."""
-        if not self.initted.item():
+        if not self.initted.is_meta and not self.initted.item():
             self._start(x)
         index = torch.cdist(x, self.embed[0].float()).argmin(dim=1)  # (N,)
         quantized = self.embed[0].float()[index]
@@ -227,7 +228,7 @@ class ResidualVQ(nn.Module):
         if self.training and self.quantize_dropout:
             fewest = self.quantize_dropout_cutoff_index + 1
             num_active = int(_shared(torch.randint(fewest, count + 1, (1,), device=x.device)))
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             projected = self.project_in(x)
             residual = projected.float()
             total = torch.zeros_like(residual)

@@ -11,6 +11,7 @@ from stable_audio_tools.config.base import NonNegativeInt, PositiveFloat
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import Bottleneck, with_noise_channels
+from stable_audio_tools.models.layers.parameters import without_autocast
 
 
 def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def maximum_mean_discrepancy(latents: Tensor) -> Tensor:
     Args:
         latents: (B, D, L)
     """
-    with torch.autocast(latents.device.type, enabled=False):
+    with without_autocast(latents.device):
         rows = latents.float().transpose(1, 2).flatten(0, 1)  # (B * L, D)
         noise = torch.randn_like(rows)
         return mean_kernel(rows, rows) + mean_kernel(noise, noise) - 2 * mean_kernel(rows, noise)

@@ -60,9 +60,18 @@ class Conditioner(nn.Module):
             return torch.where(mask[..., None].bool(), embedding, self.padding_embedding.to(embedding.dtype))
         return embedding
 
+    def unwrap(self, value: Any) -> Any:
+        """One item's value without the list that WebDataset's collation puts around it."""
+        return unwrapped(value)
+
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
         """Embed ``values``, one per item, on ``device``."""
         raise NotImplementedError
+
+
+def unwrapped(value: Any) -> Any:
+    """The element of a list or tuple of one; anything else as it is."""
+    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
 def ones_mask(embedding: Tensor) -> Tensor:
@@ -104,4 +113,4 @@ def as_text(value: Any, conditioner: str) -> str:
     raise DataError(f"conditioner {conditioner!r}: expected a text, got {value!r:.60}")
 
 
-__all__ = ["CONDITIONERS", "Condition", "Conditioner", "as_number", "as_text", "ones_mask"]
+__all__ = ["CONDITIONERS", "Condition", "Conditioner", "as_number", "as_text", "ones_mask", "unwrapped"]

@@ -60,10 +60,12 @@ class ByteTextConditioner(Conditioner):
         self.transformer = nn.TransformerEncoder(layer, depth, norm=nn.LayerNorm(embed_dim), enable_nested_tensor=False)
 
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
-        ids = self.tokenize([as_text(value, "byte_text") for value in values]).to(device)  # (B, S)
-        # The encoder looks only as far as the longest text; an empty text keeps one position, whose output is zeroed below.
+        with torch.device("cpu"):  # where the length of the longest text can be asked for without waiting for a GPU
+            ids = self.tokenize([as_text(value, "byte_text") for value in values])  # (B, S)
+            # The encoder looks only as far as the longest text; an empty text keeps one position, whose output is zeroed below.
+            length = max(1, int((ids != PAD).sum(dim=1).max()))
+        ids = ids.to(device)
         mask = ids != PAD
-        length = max(1, int(mask.sum(dim=1).max()))
         seen = mask[:, :length].clone()
         seen[:, 0] = True
         x = self.byte_embedder(ids[:, :length])  # (B, S', E)

@@ -15,6 +15,7 @@ from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
 from stable_audio_tools.models.conditioners.clap import EMBEDDING_WIDTH, SAMPLE_RATE, ClapAudio, ClapSource, load_clap_audio
 from stable_audio_tools.models.conditioners.pretrained import frozen
+from stable_audio_tools.models.layers.parameters import without_autocast
 
 
 @CONDITIONERS.register("clap_audio")
@@ -55,7 +56,7 @@ class CLAPAudioConditioner(Conditioner):
         device = torch.device(device)
         encoder = self.model if self.finetune else frozen(load_clap_audio, self.source, device, torch.float32)
         assert isinstance(encoder, ClapAudio)
-        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()), torch.autocast(device.type, enabled=False):
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()), without_autocast(device):
             embedded = torch.cat([encoder(self._mono(value).to(device)) for value in values])  # clips may differ in length
         embedding = self.project(embedded)[:, None]  # (B, 1, D)
         return Condition(embedding, ones_mask(embedding))

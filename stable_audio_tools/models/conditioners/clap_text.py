@@ -14,6 +14,7 @@ from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, ones_mask
 from stable_audio_tools.models.conditioners.clap import EMBEDDING_WIDTH, MAX_TOKENS, TEXT_WIDTH, ClapSource, ClapText, load_clap_text
 from stable_audio_tools.models.conditioners.pretrained import frozen, tokenize, tokenizer
+from stable_audio_tools.models.layers.parameters import without_autocast
 
 
 @CONDITIONERS.register("clap_text", reads="text")
@@ -68,5 +69,5 @@ class CLAPTextConditioner(Conditioner):
         """Tokens (B, S) -> hidden states (B, S, 768) or embedding (B, 512)."""
         encoder = self.model["model"] if self.finetune else frozen(load_clap_text, self.source, ids.device, torch.float32)
         assert isinstance(encoder, ClapText)
-        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()), torch.autocast(ids.device.type, enabled=False):
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()), without_autocast(ids.device):
             return encoder.hidden_states(ids, mask, self.feature_layer_ix) if self.use_text_features else encoder(ids, mask)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stable_audio_tools.config.check import parse_block
 from stable_audio_tools.config.model import ConditioningModel
-from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.errors import ConfigError, DataError, StableAudioError
 from stable_audio_tools.families import CONDITIONERS
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, unwrapped
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
@@ -53,20 +53,19 @@ class MultiConditioner(nn.Module):
             Id -> `Condition`.
 
         Raises:
-            DataError: If an item lacks a key.
+            DataError: If an item lacks a key, or holds something that its conditioner cannot read; the message names the condition.
         """
         output: dict[str, Condition] = {}
-        for name, conditioner in self.conditioners.items():
+        for name in dict.fromkeys([*self.conditioners, *self.pre_encoded_keys]):
             values = [self._value(item, name, index) for index, item in enumerate(batch_metadata)]
             if name in self.pre_encoded_keys:
-                output[name] = Condition(torch.stack(values).to(device), None)
-            else:
-                output[name] = conditioner(values, device)
-        for name in self.pre_encoded_keys:
-            if name not in output:
-                output[name] = Condition(
-                    torch.stack([self._value(item, name, i) for i, item in enumerate(batch_metadata)]).to(device), None
-                )
+                output[name] = Condition(_stacked(name, [unwrapped(value) for value in values]).to(device), None)
+                continue
+            conditioner = cast("Conditioner", self.conditioners[name])
+            try:
+                output[name] = conditioner([conditioner.unwrap(value) for value in values], device)
+            except StableAudioError as error:
+                raise type(error)(f"condition {name!r}: {error}") from error
         return output
 
     def _value(self, item: Mapping[str, Any], name: str, index: int) -> Any:
@@ -74,9 +73,18 @@ class MultiConditioner(nn.Module):
         if key not in item:
             where = f"item {index} ({item['path']})" if "path" in item else f"item {index}"
             raise DataError(f"{where} of the batch has no {name!r}, which the model is conditioned on; it has: {', '.join(map(str, item))}")
-        value = item[key]
-        # WebDataset's collation wraps every value in a list
-        return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+        return item[key]
+
+
+def _stacked(name: str, values: Sequence[Any]) -> Tensor:
+    """Tensors of one shape as a batch."""
+    wrong = [value for value in values if not isinstance(value, Tensor)]
+    if wrong:
+        raise DataError(f"condition {name!r} is in pre_encoded_keys, so every item must hold a tensor, got {wrong[0]!r:.60}")
+    shapes = sorted({tuple(value.shape) for value in values})
+    if len(shapes) > 1:
+        raise DataError(f"condition {name!r} is pre-encoded: the items of a batch must have one shape, got {', '.join(map(str, shapes))}")
+    return torch.stack(list(values))
 
 
 def build_multi_conditioner(config: ConditioningModel, pretransform: Pretransform | None = None) -> MultiConditioner:

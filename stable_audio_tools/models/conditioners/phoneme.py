@@ -12,7 +12,7 @@ from torch import nn
 from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import CheckpointError, DataError
 from stable_audio_tools.families import CONDITIONERS
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, unwrapped
 from stable_audio_tools.optional import require
 
 # ARPAbet, vowels with their stress (0 none, 1 primary, 2 secondary), in the order of g2p_en, which published weights expect.
@@ -26,7 +26,7 @@ PADDING, OTHER, FIRST = 0, 1, 2  # row 1 is for spaces, punctuation and everythi
 ROWS = {phoneme: FIRST + index for index, phoneme in enumerate(PHONEMES)}
 
 
-@CONDITIONERS.register("phoneme", reads="text", steps="many")
+@CONDITIONERS.register("phoneme", reads="phonemes", steps="many")
 class PhonemeConditioner(Conditioner):
     """Looks up one vector per phoneme: (B, S, D) with S the longest item of the batch. For cross-attention or prepending.
 
@@ -43,6 +43,11 @@ class PhonemeConditioner(Conditioner):
         super().__init__(output_dim, output_dim, project_out)
         self.max_length = max_length
         self.phoneme_embedder = nn.Embedding(FIRST + len(PHONEMES), output_dim)
+
+    def unwrap(self, value: Any) -> Any:
+        """As for other conditioners; but a list of one phoneme is what it is."""
+        inner = unwrapped(value)
+        return value if isinstance(inner, str) and inner in ROWS else inner
 
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
         rows = [self._rows(value)[: self.max_length] for value in values]

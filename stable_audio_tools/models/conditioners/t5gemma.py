@@ -13,7 +13,7 @@ from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.families import CONDITIONERS
 from stable_audio_tools.models.conditioners.pretrained import Source, fetch
 from stable_audio_tools.models.conditioners.text import TextEncoderConditioner
-from stable_audio_tools.models.layers.parameters import is_without_weights
+from stable_audio_tools.models.layers.parameters import is_without_weights, without_weights
 
 WIDTH = 768  # of google/t5gemma-b-b-ul2, which every published model uses
 
@@ -78,5 +78,6 @@ def load_t5gemma_encoder(source: Source) -> nn.Module:
     if is_without_weights():
         config: Any = fetch(AutoConfig, source)
         config.is_encoder_decoder = False
-        return T5GemmaEncoderModel(config)
+        with without_weights():  # keeps its table of frequencies, which no state dict holds
+            return T5GemmaEncoderModel(config)
     return fetch(T5GemmaEncoderModel, source, is_encoder_decoder=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 from stable_audio_tools.models.conditioners.pretrained import Source, frozen, tokenize, tokenizer
+from stable_audio_tools.models.layers.parameters import without_autocast
 
 
 class TextEncoderConditioner(Conditioner):
@@ -64,5 +65,5 @@ class TextEncoderConditioner(Conditioner):
             return self.model(input_ids=ids, attention_mask=mask)["last_hidden_state"]
         # Half precision on a GPU is what published models were trained with; a CPU computes it slowly, and float32 agrees within 1e-3.
         encoder = frozen(self._load, self.source, ids.device, self._cuda_dtype if ids.is_cuda else torch.float32)
-        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(ids.device):
             return encoder(input_ids=ids, attention_mask=mask)["last_hidden_state"]  # (B, S, width)

@@ -5,8 +5,8 @@ multiple of it) and, if it is unconditional, ``io_channels`` (C). Conditional on
 `ConditionedDiffusionModelWrapper.get_conditioning_inputs` returns, and refuse what they have no use for.
 
 What a backbone states in its registration lets configs be checked before anything is built: ``multiple_keys``, whose values or elements
-multiply to ``length_multiple``; ``levels_key``, one more than the elements that count; ``channels_key``, which holds C; and ``concat_key``,
-the channels of the concatenated condition.
+multiply to ``length_multiple``; ``levels_key``, one more than the elements that count; ``channels_key``, which holds C; ``concat_key``, the
+channels of the concatenated condition; and ``hides_padding`` if it takes ``padding_mask``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import AudioError, ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
 
 # What a caller may say about guidance to any backbone, guided or not.
@@ -58,4 +58,15 @@ def refuse(backbone: str, given: Mapping[str, Any]) -> None:
         raise ConfigError(f"backbone {backbone!r} does not take {', '.join(unused)}")
 
 
-__all__ = ["BACKBONES", "GUIDANCE", "UNCOND_BACKBONES", "Backbone", "prepared", "refuse"]
+def check_signal(backbone: str, x: Tensor, channels: int, multiple: int = 1) -> None:
+    """Complain about what a backbone cannot denoise.
+
+    Raises:
+        AudioError: If it is not (B, ``channels``, L), with L a multiple of ``multiple``.
+    """
+    if x.dim() != 3 or x.shape[1] != channels or x.shape[2] % multiple or not x.shape[2]:
+        length = "length" if multiple == 1 else f"multiple of {multiple}"
+        raise AudioError(f"backbone {backbone!r} takes a signal of the shape (batch, {channels}, {length}), got {tuple(x.shape)}")
+
+
+__all__ = ["BACKBONES", "GUIDANCE", "UNCOND_BACKBONES", "Backbone", "check_signal", "prepared", "refuse"]

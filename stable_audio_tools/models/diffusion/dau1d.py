@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
-from stable_audio_tools.models.diffusion.base import GUIDANCE, Backbone, refuse
+from stable_audio_tools.models.diffusion.base import GUIDANCE, Backbone, check_signal, refuse
+from stable_audio_tools.models.diffusion.inputs import fit_batch
 from stable_audio_tools.models.layers.activations import Snake1d
 from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import FourierFeatures
@@ -261,11 +262,12 @@ class DiffusionAttnUnet1D(nn.Module):
         Returns:
             (B, io_channels, L)
         """
+        check_signal("DAU1d", x, self.io_channels, self.length_multiple)
         dtype = dtype_of(self)
         x, t = x.to(dtype), t.to(dtype)
         planes = [x, expand_to_planes(self.timestep_embed(t[:, None]), x.shape)]
         if cond is not None:
-            cond = cond.to(dtype)
+            cond = fit_batch(cond.to(dtype), len(x), "the condition")
             if cond.shape[-1] != x.shape[-1]:
                 cond = F.interpolate(cond, x.shape[-1], mode="linear", align_corners=False)
             if self.cond_noise_aug:

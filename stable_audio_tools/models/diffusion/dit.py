@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES
-from stable_audio_tools.models.diffusion.base import Backbone
-from stable_audio_tools.models.diffusion.inputs import ConditioningInputs
+from stable_audio_tools.models.diffusion.base import Backbone, check_signal
+from stable_audio_tools.models.diffusion.inputs import ConditioningInputs, fit_batch
 from stable_audio_tools.models.layers.embeddings import ExpoFourierFeatures, FourierFeatures
 from stable_audio_tools.models.layers.kv_cache import Heads
 from stable_audio_tools.models.layers.transformer import ContinuousTransformer, LocalCond
@@ -186,7 +186,12 @@ class DiffusionTransformer(nn.Module):
 
         Returns:
             (B, D, L), or that and the dict.
+
+        Raises:
+            AudioError: If L is not a multiple of ``patch_size``, or D is not ``io_channels``.
+            ConfigError: If a condition is for another number of items than ``x``.
         """
+        check_signal("dit", x, self.io_channels, self.patch_size)
         dtype = next(self.parameters()).dtype
         x, t = x.to(dtype), t.float()
         inputs = ConditioningInputs(
@@ -198,7 +203,8 @@ class DiffusionTransformer(nn.Module):
             local_add=local_add_cond,
             modular_local=modular_local_cond,
             padding_mask=padding_mask,
-        ).to(dtype)
+        )
+        inputs = inputs.for_batch(x.shape[0]).to(dtype)
         if exit_layer_ix is not None:
             inputs = inputs.without_negative(x.shape[0])
             return self._predict(x, t, inputs, return_info=return_info, exit_layer_ix=exit_layer_ix)
@@ -207,6 +213,8 @@ class DiffusionTransformer(nn.Module):
             inputs = inputs.dropped(cfg_dropout_prob)
         if not is_guided or not inputs.is_guidable or not self._is_within(t, cfg_interval):
             return self._predict(x, t, inputs.without_negative(x.shape[0]), return_info=return_info)
+        if negative_cross_attn_cond is not None:
+            negative_cross_attn_cond = fit_batch(negative_cross_attn_cond, x.shape[0], "negative_cross_attn_cond")
         doubled = inputs.with_null(negative_cross_attn_cond, negative_cross_attn_mask)
         output = self._predict(torch.cat([x, x]), torch.cat([t, t]), doubled, return_info=return_info)
         prediction, info = output if return_info else (output, {})
@@ -334,7 +342,7 @@ RULES = (
 )
 
 
-@BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim", rules=RULES)
+@BACKBONES.register("dit", multiple_keys=("patch_size",), concat_key="input_concat_dim", hides_padding=True, rules=RULES)
 class DiTWrapper(Backbone):
     """Diffusion transformer, with cross-attention, global, prepended and concatenated conditions.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -16,15 +16,19 @@ Conditions = Mapping[str, Sequence[Any]]  # id -> (embedding, mask), or a list w
 
 
 def require_conditions(conditions: Conditions, ids: Sequence[str]) -> None:
-    """Refuse conditions that lack what a model is conditioned on.
+    """Refuse conditions that lack what a model is conditioned on, or that are for different numbers of items.
 
     Raises:
-        ConfigError: Naming what is missing and what is there.
+        ConfigError: Naming what is missing and what is there, or what each is for.
     """
     missing = [name for name in ids if name not in conditions]
     if missing:
         given = ", ".join(conditions) or "none"
         raise ConfigError(f"the model is conditioned on {', '.join(map(repr, missing))}, which is missing; given: {given}")
+    sizes = {name: conditions[name][0].shape[0] for name in ids}
+    if len(set(sizes.values()) - {1}) > 1:
+        listed = ", ".join(f"{name!r} for {size}" for name, size in sizes.items())
+        raise ConfigError(f"conditions must all be for the same number of items, or for one item that stands for all; got {listed}")
 
 
 def sequence_of(conditions: Conditions, ids: Sequence[str]) -> tuple[Tensor | None, Tensor | None]:
@@ -43,7 +47,38 @@ def sequence_of(conditions: Conditions, ids: Sequence[str]) -> tuple[Tensor | No
         masks.append(mask)
     if not embeddings:
         return None, None
-    return torch.cat(embeddings, dim=1), torch.cat([mask.to(masks[0].device) for mask in masks], dim=1)
+    return _joined(embeddings, dim=1), _joined([mask.to(masks[0].device) for mask in masks], dim=1)
+
+
+def vector_of(conditions: Conditions, ids: Sequence[str]) -> Tensor | None:
+    """Embeddings (B, D) or (B, 1, D) of several conditions, concatenated along channels: (B, G); None if there are none."""
+    if not ids:
+        return None
+    vector = _joined([conditions[name][0] for name in ids], dim=-1)
+    return vector.squeeze(1) if vector.dim() == 3 else vector  # (B, G)
+
+
+def channels_of(conditions: Conditions, ids: Sequence[str]) -> Tensor | None:
+    """Embeddings (B, C, L) of several conditions, concatenated along channels; None if there are none."""
+    return _joined([conditions[name][0] for name in ids], dim=1) if ids else None
+
+
+def _joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    batch = max(tensor.shape[0] for tensor in tensors)
+    return torch.cat([fit_batch(tensor, batch, "condition") for tensor in tensors], dim=dim)
+
+
+def fit_batch(tensor: Tensor, batch: int, name: str) -> Tensor:
+    """A condition for ``batch`` items; what is for one item is for all.
+
+    Raises:
+        ConfigError: If it is for another number of items.
+    """
+    if tensor.shape[0] == batch:
+        return tensor
+    if tensor.shape[0] != 1:
+        raise ConfigError(f"{name} is for {tensor.shape[0]} items, but the batch has {batch}; give one for each, or one for all")
+    return tensor.expand(batch, *tensor.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -90,6 +125,21 @@ class ConditioningInputs:
             local_add=cast(self.local_add),
             modular_local={name: value.to(dtype) for name, value in self.modular_local.items()} if self.modular_local else None,
         )
+
+    def for_batch(self, batch: int) -> ConditioningInputs:
+        """What is for one item repeated for all.
+
+        Raises:
+            ConfigError: If something is for another number of items.
+        """
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for heads in self.keys_values or ():
+            rows = {head.shape[0] for head in heads.values()} if heads else set()
+            if not rows <= {batch, 2 * batch}:
+                raise ConfigError(f"cross_attn is for {max(rows)} items, but the batch has {batch}; give one for each")
+        tensors = {name: fit_batch(value, batch, name) for name, value in given.items() if isinstance(value, Tensor)}
+        modular = {name: fit_batch(value, batch, name) for name, value in (self.modular_local or {}).items()}
+        return replace(self, **tensors, modular_local=modular or None)
 
     @property
     def is_guidable(self) -> bool:

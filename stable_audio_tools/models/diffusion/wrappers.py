@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import DiffusionCondConfig, DiffusionCondInpaintConfig, shift_of
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, MODELS, SHIFTS
-from stable_audio_tools.models.conditioners.base import as_number
+from stable_audio_tools.models.conditioners.base import as_number, unwrapped
 from stable_audio_tools.models.conditioners.multi import MultiConditioner, build_multi_conditioner
-from stable_audio_tools.models.diffusion.inputs import Conditions, require_conditions, sequence_of
+from stable_audio_tools.models.diffusion.inputs import Conditions, channels_of, require_conditions, sequence_of, vector_of
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.models.pretransforms.build import build_pretransform
 from stable_audio_tools.sampling.shifts import LogSNRShift, Shift
@@ -22,8 +21,7 @@ from stable_audio_tools.sampling.shifts import LogSNRShift, Shift
 
 def seconds_of(metadata: Sequence[Mapping[str, Any]]) -> list[float]:
     """``seconds_total`` of items that all have it."""
-    values = [item["seconds_total"] for item in metadata]
-    return [as_number(value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value, "seconds_total") for value in values]
+    return [as_number(unwrapped(item["seconds_total"]), "seconds_total") for item in metadata]
 
 
 class ConditionedDiffusionModelWrapper(nn.Module):
@@ -113,20 +111,14 @@ class ConditionedDiffusionModelWrapper(nn.Module):
             Keyword arguments of the backbone.
 
         Raises:
-            ConfigError: If a condition is missing.
+            ConfigError: If a condition is missing, or conditions are for different numbers of items.
         """
         wanted = (self.cross_attn_cond_ids, self.global_cond_ids, self.input_concat_ids, self.prepend_cond_ids, self.local_add_cond_ids)
         require_conditions(conditioning_tensors, [name for ids in wanted for name in ids])
         cross_attn, cross_attn_mask = sequence_of(conditioning_tensors, self.cross_attn_cond_ids)
         prepend, prepend_mask = sequence_of(conditioning_tensors, self.prepend_cond_ids)
-        global_cond: Tensor | None = None
-        if self.global_cond_ids:
-            global_cond = torch.cat([conditioning_tensors[name][0] for name in self.global_cond_ids], dim=-1)
-            if global_cond.dim() == 3:
-                global_cond = global_cond.squeeze(1)  # (B, G)
-        input_concat: Tensor | None = None
-        if self.input_concat_ids:
-            input_concat = torch.cat([conditioning_tensors[name][0] for name in self.input_concat_ids], dim=1)  # (B, C, L)
+        global_cond = vector_of(conditioning_tensors, self.global_cond_ids)
+        input_concat = channels_of(conditioning_tensors, self.input_concat_ids)
         if negative:
             return {
                 "negative_cross_attn_cond": cross_attn,
@@ -143,7 +135,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
             "prepend_cond_mask": prepend_mask,
         }
         if self.local_add_cond_ids:  # only backbones that have such a condition know the argument
-            inputs["local_add_cond"] = torch.cat([conditioning_tensors[name][0] for name in self.local_add_cond_ids], dim=1)  # (B, C, L)
+            inputs["local_add_cond"] = channels_of(conditioning_tensors, self.local_add_cond_ids)
         if self.modular_local_cond_ids:
             given = [name for name in self.modular_local_cond_ids if name in conditioning_tensors]
             inputs["modular_local_cond"] = {name: conditioning_tensors[name][0] for name in given}

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.layers.parameters import without_autocast
+from stable_audio_tools.models.layers.tables import Tables
 
 
 class FourierFeatures(nn.Module):
@@ -62,7 +64,7 @@ class ExpoFourierFeatures(nn.Module):
         self.max_freq = max_freq
 
     def forward(self, x: Tensor) -> Tensor:  # (B,) or (B, 1) -> (B, dim)
-        with torch.autocast(x.device.type, enabled=False):  # a frequency of 10000 needs every digit
+        with without_autocast(x.device):  # a frequency of 10000 needs every digit
             low, high = math.log(self.min_freq), math.log(self.max_freq)
             steps = torch.arange(self.dim // 2, device=x.device, dtype=torch.float32) / (self.dim // 2 - 1)
             angle = 2 * math.pi * x.float().view(-1, 1) * (low + steps * (high - low)).exp()
@@ -106,7 +108,7 @@ class RotaryEmbedding(nn.Module):
 
     def forward_from_seq_len(self, length: int, start: int = 0) -> Tensor:
         """Angles of positions start .. length - 1: (length - start, dim), in float32."""
-        with torch.autocast(self.inv_freq.device.type, enabled=False):
+        with without_autocast(self.inv_freq.device):
             positions = torch.arange(start, length, device=self.inv_freq.device, dtype=torch.float32)
             angles = torch.outer(positions, self.inv_freq.float())  # (L, dim / 2)
             return torch.cat([angles, angles], dim=-1)
@@ -122,7 +124,7 @@ def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
     Returns:
         (B, H, L, E), in float32.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         angles = angles[-x.shape[-2] :].float()
         rotated, rest = x[..., : angles.shape[-1]].float(), x[..., angles.shape[-1] :].float()
         first, second = rotated.chunk(2, dim=-1)
@@ -159,7 +161,7 @@ class AbsolutePositionalEmbedding(nn.Module):
         return self.emb(torch.arange(start, end, device=x.device)) * self.scale
 
 
-class ScaledSinusoidalEmbedding(nn.Module):
+class ScaledSinusoidalEmbedding(Tables):
     """Fixed sines and cosines of the position, with one learned gain. Source: Vaswani et al. 2017, arXiv:1706.03762.
 
     Args:
@@ -172,8 +174,12 @@ class ScaledSinusoidalEmbedding(nn.Module):
     def __init__(self, dim: int, theta: float = 10000.0) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1) * dim**-0.5)
-        half = dim // 2
-        self.register_buffer("inv_freq", theta ** -(torch.arange(half).float() / half), persistent=False)
+        self.dim, self.theta = dim, theta
+        self.register_tables()
+
+    def tables(self) -> dict[str, Tensor]:
+        half = self.dim // 2
+        return {"inv_freq": self.theta ** -(torch.arange(half).float() / half)}
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:  # (B, L, D) -> (L, D) of positions from start
         positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=torch.float32)

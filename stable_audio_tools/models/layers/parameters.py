@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,12 @@ def dtype_of(module: nn.Module, default: torch.dtype = torch.float32) -> torch.d
         if tensor.is_floating_point():
             return tensor.dtype
     return default
+
+
+def without_autocast(device: torch.device | str) -> AbstractContextManager[Any]:
+    """Compute in the data types that tensors have, whatever ``torch.autocast`` around says. Also on ``meta``, which knows no autocast."""
+    kind = torch.device(device).type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def halve_parameters(module: nn.Module) -> None:
@@ -37,13 +44,14 @@ def without_weights() -> Iterator[None]:
     """Build modules whose parameters have shapes but no memory (device ``meta``), to be given weights by ``load_state_dict(assign=True)``.
 
     Unlike inside ``torch.device("meta")``, buffers are real: those that no state dict holds (tables of positions, filters) could not be
-    filled in afterwards. Affects the calling thread only.
+    filled in afterwards by modules that are not `Tables`. Affects the calling thread only.
     """
     outer = getattr(_building, "without_weights", False)
     _building.without_weights = True
     _hook.enter()
     try:
-        yield
+        with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+            yield
     finally:
         _hook.leave()
         _building.without_weights = outer
@@ -62,7 +70,7 @@ class _RegistrationHook:
                 register = nn.Module.register_parameter
 
                 def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-                    if param is not None and getattr(_building, "without_weights", False):
+                    if param is not None and not param.is_meta and getattr(_building, "without_weights", False):
                         param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
                     register(module, name, param)
 

@@ -24,7 +24,7 @@ from stable_audio_tools.families import MODELS
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
 from stable_audio_tools.models.layers.hub import Source, fetch
-from stable_audio_tools.models.layers.parameters import dtype_of
+from stable_audio_tools.models.layers.parameters import dtype_of, without_autocast
 from stable_audio_tools.models.lm.patterns.delay import DelayPattern
 from stable_audio_tools.models.lm.wrapper import AudioLanguageModelWrapper
 from stable_audio_tools.models.pretransforms.base import Pretransform
@@ -80,7 +80,7 @@ class MusicgenTextConditioner(Conditioner):
     def forward(self, values: Sequence[Any], device: torch.device | str) -> Condition:
         tokens = self._frozen.tokenizer([str(value) for value in values], padding=True, return_tensors="pt").to(device)
         mask: Tensor = tokens["attention_mask"]
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
+        with torch.no_grad(), without_autocast(device):
             hidden = self._frozen.encoder.to(device)(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state  # (B, S, D)
         embedding = self.proj_out(hidden.to(dtype_of(self.proj_out, hidden.dtype)))
         return Condition(embedding * mask[..., None].to(embedding), mask.bool())

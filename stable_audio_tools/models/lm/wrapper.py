@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
-from stable_audio_tools.models.diffusion.inputs import ConditioningInputs, Conditions, require_conditions, sequence_of
+from stable_audio_tools.models.diffusion.inputs import ConditioningInputs, Conditions, require_conditions, sequence_of, vector_of
 from stable_audio_tools.models.lm.model import LMOutput, compute_logits
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.sampling.guidance import guide
@@ -111,10 +111,7 @@ class AudioLanguageModelWrapper(nn.Module):
         require_conditions(cond, [*self.cross_attn_cond_ids, *self.prepend_cond_ids, *self.global_cond_ids])
         cross_attn, cross_attn_mask = sequence_of(cond, self.cross_attn_cond_ids)
         prepend, prepend_mask = sequence_of(cond, self.prepend_cond_ids)
-        global_cond: Tensor | None = None
-        if self.global_cond_ids:
-            global_cond = torch.cat([cond[name][0] for name in self.global_cond_ids], dim=-1)
-            global_cond = global_cond.squeeze(1) if global_cond.dim() == 3 else global_cond  # (B, G)
+        global_cond = vector_of(cond, self.global_cond_ids)
         if prepend_mask is not None and bool(prepend_mask.bool().all()):
             prepend_mask = None  # nothing is padding: attention then needs no mask, which is what fused kernels are fastest without
         return ConditioningInputs(cross_attn, cross_attn_mask, global_cond, prepend=prepend, prepend_mask=prepend_mask)

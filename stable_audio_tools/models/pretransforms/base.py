@@ -14,7 +14,7 @@ class Pretransform(nn.Module):
 
     A registered pretransform states ``ratio_key`` and ``width_key``: the keys of its config that hold the downsampling ratio and the
     channels of its output, or several keys whose product it is, so that configs can be checked before anything is built. ``octaves_key``
-    holds a number n such that both are 2^n times that.
+    holds a number n such that both are 2^n times that, ``ratio_divisor_key`` one that the ratio is to be divided by.
 
     Args:
         enable_grad: Train it together with the model around it.

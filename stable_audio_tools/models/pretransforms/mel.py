@@ -18,11 +18,12 @@ from stable_audio_tools.audio.spectrogram import mel_filterbank
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
+from stable_audio_tools.models.layers.tables import Tables
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
 @PRETRANSFORMS.register("mel", ratio_key=("hop_length", "frames_per_latent"), width_key="latent_dim", audio_key="channels")
-class MelPretransform(Pretransform):
+class MelPretransform(Pretransform, Tables):
     """Principal components of mel spectrograms: (B, channels, T) to (B, latent_dim, T / (hop_length * frames_per_latent)) and roughly back.
 
     Log-mel magnitudes of neighbouring frames are projected on the principal components of the sounds that `fit` saw, which are buffers of
@@ -76,8 +77,11 @@ class MelPretransform(Pretransform):
         self.register_buffer("basis", torch.eye(width)[:latent_dim])
         self.register_buffer("spread", torch.ones(latent_dim))
         self.register_buffer("is_fitted", torch.zeros(1))
-        self.register_buffer("filterbank", mel_filterbank(sample_rate, n_fft=n_fft, num_mels=num_mels, min_hz=20.0), persistent=False)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_tables()
+
+    def tables(self) -> dict[str, Tensor]:
+        filterbank = mel_filterbank(self.sample_rate, n_fft=self.n_fft, num_mels=self.num_mels, min_hz=20.0)
+        return {"filterbank": filterbank, "window": torch.hann_window(self.n_fft)}
 
     # ---- spectrograms ----------------------------------------------------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class MelPretransform(Pretransform):
         return rearrange(audio, "(b c) t -> b c t", c=self.io_channels)
 
     def _require_fit(self) -> None:
-        if not bool(self.is_fitted):
+        if not self.is_fitted.is_meta and not bool(self.is_fitted):
             raise ConfigError("pretransform 'mel' has not been fitted: call fit(audio), or load weights that were saved after it")
 
     def _linear(self, mel: Tensor) -> Tensor:

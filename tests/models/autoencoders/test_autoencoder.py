@@ -187,3 +187,46 @@ def test_real_music_of_different_formats(build, shared):
     batch = model.preprocess_audio_list_for_encoder([clip.samples for clip in clips], [clip.sample_rate for clip in clips])
     assert batch.shape[:2] == (len(files), 2) and batch.shape[-1] % RATIO == 0
     assert torch.isfinite(model.decode(model.encode(batch))).all()
+
+
+# ---- audio that cannot be encoded ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 1, 7), r"the audio has 7 samples, but one latent frame takes 8; pad it, as preprocess_audio_for_encoder does"),
+        ((1, 1, 0), "the audio has 0 samples, but one latent frame takes 8"),
+        ((1, 2, 64), r"expected audio of the shape \(batch, 1, samples\), got \(1, 2, 64\)"),
+        ((64,), r"expected audio of the shape \(batch, 1, samples\), got \(64,\); preprocess_audio_for_encoder makes it of a clip"),
+    ],
+)
+def test_audio_of_a_wrong_shape(oobleck_config, shape, message):
+    model = create_model_from_config(oobleck_config())
+    with pytest.raises(AudioError, match=message):
+        model.encode(torch.zeros(shape))
+    with pytest.raises(AudioError, match=message):
+        model.encode_audio(torch.zeros(shape), chunked=True)
+
+
+def test_transformed_audio_of_a_wrong_shape(oobleck_config):
+    config = oobleck_config(pretransform={"type": "patched", "config": {"channels": 1, "patch_size": 4}}, downsampling_ratio=32)
+    config["model"]["encoder"]["config"]["in_channels"] = config["model"]["decoder"]["config"]["out_channels"] = 4
+    model = create_model_from_config(config)
+    with pytest.raises(AudioError, match=r"has 7 samples, but one latent frame takes 8"):
+        model.encode(torch.zeros(1, 4, 7), skip_pretransform=True)
+    with pytest.raises(AudioError, match=r"shape \(batch, 4, samples\), got \(1, 1, 64\)"):
+        model.encode(torch.zeros(1, 1, 64), skip_pretransform=True)
+
+
+def test_the_shortest_clip_becomes_one_frame(oobleck_config):
+    model = create_model_from_config(oobleck_config())
+    assert model.encode(torch.zeros(1, 1, 8)).shape[-1] == 1
+    assert model.encode(model.preprocess_audio_for_encoder(torch.zeros(1), 8000)).shape[-1] == 1
+
+
+def test_an_error_that_is_not_the_audios_stays_what_it_is(oobleck_config):
+    model = create_model_from_config(oobleck_config())
+    model.encoder.layers[0].weight_v.data = torch.zeros(3, 3)
+    with pytest.raises(RuntimeError):
+        model.encode(torch.zeros(1, 1, 64))

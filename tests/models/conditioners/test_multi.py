@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stable_audio_tools.errors import ConfigError, DataError
-from stable_audio_tools.models.conditioners import IntConditioner, MultiConditioner, NumberConditioner
+from stable_audio_tools.models.conditioners import IntConditioner, MultiConditioner, NumberConditioner, PhonemeConditioner
 from stable_audio_tools.models.factory import create_multi_conditioner_from_conditioning_config
 
 
@@ -117,3 +117,46 @@ def test_mistakes_in_a_section(change, message):
     config["configs"][0] |= change
     with pytest.raises(ConfigError, match=message):
         create_multi_conditioner_from_conditioning_config(config)
+
+
+# ---- what a conditioner cannot read --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"bpm": "fast", "key": 1}, "^condition 'bpm': conditioner 'number': expected a number, got 'fast'$"),
+        ({"bpm": 1, "key": None}, "^condition 'key': conditioner 'int': expected a number, got None$"),
+    ],
+)
+def test_a_value_that_cannot_be_read_names_the_condition(item, message):
+    with pytest.raises(DataError, match=message):
+        make()([item], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["120", "90"], r"condition 'bpm' is in pre_encoded_keys, so every item must hold a tensor, got '120'"),
+        ([torch.zeros(1, 4), None], r"condition 'bpm' is in pre_encoded_keys, so every item must hold a tensor, got None"),
+        ([torch.zeros(1, 4), torch.zeros(2, 4)], r"the items of a batch must have one shape, got \(1, 4\), \(2, 4\)"),
+    ],
+)
+def test_pre_encoded_conditions_must_be_tensors(values, message):
+    with pytest.raises(DataError, match=message):
+        make(pre_encoded_keys=["bpm"])([{"bpm": value, "key": 1} for value in values], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [(["HH"], ["HH"]), ([["HH"]], ["HH"]), ([["HH", "AH0"]], ["HH", "AH0"]), (("HH", "AH0"), ["HH", "AH0"]), ([()], [])],
+)
+def test_a_list_of_one_phoneme_is_a_list_of_phonemes(value, plain):
+    phonemes = PhonemeConditioner(4)
+    multi = MultiConditioner({"words": phonemes})
+    out = multi([{"words": value}], "cpu")["words"]
+    assert torch.equal(out.embedding, phonemes([plain], "cpu").embedding)
+
+
+def test_a_wrapped_text_for_phonemes_is_still_unwrapped():
+    assert PhonemeConditioner(4).unwrap(["hello"]) == "hello"

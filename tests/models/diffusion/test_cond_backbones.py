@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import AudioError, ConfigError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.diffusion.adp.attention import Attention
 from stable_audio_tools.sampling.objectives import objective
@@ -126,3 +126,23 @@ def test_steps_of_a_generation_share_keys_and_values(build, config, has_time):
             calls.clear()
             torch.testing.assert_close(backbone(x, t, **prepared, cfg_scale=scale), expected)
     assert len(calls) == has_time  # the time among the tokens makes them others at every step
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_signals_and_conditions_that_do_not_fit(build, name):
+    model = build(name)
+    conditions = model.conditioner(METADATA, "cpu")
+    with pytest.raises(AudioError, match=rf"backbone '{name}' takes a signal of the shape \(batch, 8, multiple of 2\), got \(2, 8, 15\)"):
+        model(torch.zeros(2, 8, 15), torch.zeros(2), conditions)
+    if name != "DAU1d":
+        with pytest.raises(ConfigError, match=r"is for 2 items, but the batch has 3; give one for each, or one for all"):
+            model(torch.zeros(3, 8, 16), torch.zeros(3), conditions)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_network_that_cannot_hide_padding_says_so(config, name):
+    data = config(name)
+    data["model"]["diffusion"]["mask_padding_attention"] = True
+    message = f"mask_padding_attention: a '{name}' network cannot hide padding from itself; only dit can"
+    with pytest.raises(ConfigError, match=message):
+        create_model_from_config(data)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import AudioError, ConfigError
 from stable_audio_tools.models.diffusion import DiffusionTransformer, DiTWrapper
 
 SMALL = {"io_channels": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -422,3 +422,37 @@ def test_times_stay_exact_in_half_precision():
     model(T["x"], t)
     exact = DiffusionTransformer(**SMALL, timestep_features_type="expo")._time_features(t)
     torch.testing.assert_close(seen[0], exact, atol=5e-3, rtol=0)
+
+
+# ---- what does not fit -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 4, 15), r"backbone 'dit' takes a signal of the shape \(batch, 4, multiple of 4\), got \(2, 4, 15\)"),
+        ((2, 5, 16), r"\(batch, 4, multiple of 4\), got \(2, 5, 16\)"),
+        ((4, 16), r"got \(4, 16\)"),
+        ((2, 4, 0), r"got \(2, 4, 0\)"),
+    ],
+)
+def test_latents_of_a_wrong_shape(make, shape, message):
+    with pytest.raises(AudioError, match=message):
+        make(patch_size=4)(torch.zeros(shape), torch.zeros(2))
+
+
+@pytest.mark.parametrize("guidance", [{}, {"cfg_scale": 3.0}])
+def test_one_condition_for_the_whole_batch(make, guidance):
+    model, given = make(cond_token_dim=8, global_cond_dim=6, prepend_cond_dim=10, input_concat_dim=2), tensors()
+    names = {"cross_attn_cond": "cross", "global_embed": "global", "prepend_cond": "prepend", "input_concat_cond": "concat"}
+    one = {name: given[key][:1] for name, key in names.items()}
+    negative = {"negative_cross_attn_cond": given["cross"][1:]} if guidance else {}
+    repeated = {name: value.expand(2, *value.shape[1:]) for name, value in (one | negative).items()}
+    x, t = given["x"], given["t"]
+    torch.testing.assert_close(model(x, t, **one, **negative, **guidance), model(x, t, **repeated, **guidance))
+
+
+def test_conditions_for_another_number_of_items(make):
+    model, given = make(cond_token_dim=8), tensors(batch=3)
+    with pytest.raises(ConfigError, match="cross_attn is for 2 items, but the batch has 3; give one for each, or one for all"):
+        model(given["x"], given["t"], cross_attn_cond=given["cross"][:2])

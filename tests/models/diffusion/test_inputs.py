@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stable_audio_tools.models.diffusion.inputs import ConditioningInputs
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.diffusion.inputs import ConditioningInputs, channels_of, require_conditions, sequence_of, vector_of
 
 FULL = ConditioningInputs(
     cross_attn=torch.randn(3, 4, 5),
@@ -98,3 +99,30 @@ def test_negative_condition_replaces_zeros_where_its_mask_says():
     for kind in (torch.bool, torch.float32):
         null = FULL.with_null(negative, mask.to(kind)).cross_attn[3:]
         assert torch.equal(null, negative.float() * mask[..., None])
+
+
+# ---- conditions for other numbers of items ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_for_one_item_is_for_all():
+    one, two = torch.randn(1, 3, 4), torch.randn(2, 5, 4)
+    embedding, mask = sequence_of({"a": (one, torch.ones(1, 3)), "b": (two, None)}, ["a", "b"])
+    assert torch.equal(embedding, torch.cat([one.expand(2, -1, -1), two], dim=1)) and mask.shape == (2, 8)
+    assert vector_of({"a": (one[:, :1], None), "b": (two[:, 0], None)}, []) is None
+    assert vector_of({"a": (one[:, 0], None), "b": (two[:, 0], None)}, ["a", "b"]).shape == (2, 8)
+    assert channels_of({"a": (one,), "b": (torch.randn(2, 2, 4),)}, ["a", "b"]).shape == (2, 5, 4)
+    inputs = ConditioningInputs(cross_attn=one, global_cond=two[:, 0], padding_mask=torch.ones(1, 6), modular_local={"m": one})
+    fitted = inputs.for_batch(2)
+    assert torch.equal(fitted.cross_attn, one.expand(2, -1, -1)) and fitted.global_cond is inputs.global_cond
+    assert fitted.padding_mask.shape == (2, 6) and fitted.modular_local["m"].shape[0] == 2
+
+
+def test_numbers_of_items_that_disagree():
+    conditions = {"a": (torch.zeros(2, 1, 4), None), "b": (torch.zeros(3, 1, 4), None), "c": (torch.zeros(1, 1, 4), None)}
+    with pytest.raises(ConfigError, match="same number of items, or for one item that stands for all; got 'a' for 2, 'b' for 3, 'c' for 1"):
+        require_conditions(conditions, ["a", "b", "c"])
+    require_conditions(conditions, ["a", "c"])
+    with pytest.raises(ConfigError, match="global_cond is for 2 items, but the batch has 3; give one for each, or one for all"):
+        ConditioningInputs(global_cond=torch.zeros(2, 4)).for_batch(3)
+    with pytest.raises(ConfigError, match="cross_attn is for 1 items, but the batch has 2; give one for each"):
+        ConditioningInputs(keys_values=[{"k": torch.zeros(1, 2, 3, 4)}]).for_batch(2)

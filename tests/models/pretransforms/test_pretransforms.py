@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import PRETRANSFORMS
 from stable_audio_tools.models import create_model_from_config
@@ -113,6 +114,70 @@ def test_patches_are_consecutive_samples_channel_by_channel():
     assert PatchedPretransform(2, 4).encode(audio)[0].tolist() == expected
 
 
+def tone(frequency, length, channels=2):
+    """Below the resampler's roll-off, fading in and out so that it has no edges: (1, C, T)."""
+    time = torch.arange(length, dtype=torch.float32)
+    wave = torch.sin(2 * torch.pi * frequency * time) * torch.hann_window(length)
+    return wave.expand(1, channels, length)
+
+
+@pytest.mark.parametrize("oversampling", [2, 3])
+@pytest.mark.parametrize("frequency", [0.01, 0.1, 0.3])
+def test_oversampled_patches_are_inverted_in_the_pass_band(oversampling, frequency):
+    pretransform = PatchedPretransform(2, 12, oversampling=oversampling)
+    audio = tone(frequency, 600)
+    patches = pretransform.encode(audio)
+    ratio = 12 // oversampling
+    assert pretransform.downsampling_ratio == ratio and patches.shape == (1, 24, 600 // ratio)
+    decoded = pretransform.decode(patches)
+    assert decoded.shape == audio.shape
+    assert (decoded - audio).square().mean() < 1e-4 * audio.square().mean()  # -40 dB; six zero crossings give no more
+
+
+@pytest.mark.parametrize("length", [1, 5, 6, 7, 100])
+def test_oversampled_lengths_round_up_to_whole_steps(length):
+    pretransform = PatchedPretransform(1, 12, oversampling=2, postfilter_channels=4)
+    patches = pretransform.encode(torch.randn(2, 1, length))
+    assert patches.shape[-1] == -(-length // 6)
+    assert pretransform.decode(patches).shape == (2, 1, 6 * patches.shape[-1])
+
+
+def test_oversampling_interpolates():
+    upsampler = PatchedPretransform(1, 4, oversampling=4).input_upsampler
+    fine = tone(0.05, 2000, channels=1)
+    torch.testing.assert_close(upsampler(fine[..., ::4]), fine, atol=2e-3, rtol=0)
+
+
+def test_keys_of_oversampled_and_filtered_patches():
+    assert not PatchedPretransform(2, 4).state_dict()
+    keys = {key: tuple(value.shape) for key, value in PatchedPretransform(2, 4, 2, postfilter_channels=6).state_dict().items()}
+    assert keys["input_upsampler.kernel"] == (2, 1, 15) and keys["output_downsampler.kernel"] == (1, 1, 28)
+    filters = {key.removeprefix("postfilter."): shape for key, shape in keys.items() if key.startswith("postfilter.")}
+    assert filters["0.weight_v"] == (6, 2, 7) and filters["0.bias"] == (6,)
+    assert filters["4.weight_v"] == (2, 6, 7) and filters["4.weight_g"] == (2, 1, 1) and "4.bias" not in filters
+    assert {key.split(".", 1)[1] for key in filters if key.startswith("2.")} == {
+        "layers.0.alpha", "layers.0.beta", "layers.1.weight_g", "layers.1.weight_v", "layers.1.bias",
+        "layers.2.alpha", "layers.2.beta", "layers.3.weight_g", "layers.3.weight_v", "layers.3.bias",
+    }  # fmt: skip
+
+
+def test_a_postfilter_learns_if_asked_to():
+    block = {"type": "patched", "config": {"channels": 1, "patch_size": 4, "postfilter_channels": 4}, "enable_grad": True}
+    pretransform = create_pretransform_from_config(block, 8000)
+    pretransform.decode(torch.randn(1, 4, 8)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in pretransform.postfilter[0].parameters())
+    frozen = create_pretransform_from_config({**block, "enable_grad": False}, 8000)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_oversampling_counts_in_checks(dit_config):
+    block = {"type": "patched", "config": {"channels": 1, "patch_size": 8, "oversampling": 2}}
+    config = parse_model_config({**dit_config(pretransform=block, io_channels=8), "audio_channels": 1})
+    assert config.model.pretransform.ratio() == 4 and config.model.pretransform.width() == 8
+    model = create_model_from_config(dit_config(pretransform=block, io_channels=8))
+    assert model.pretransform.downsampling_ratio == 4 and model.pretransform.encoded_channels == 8
+
+
 # ---- mistakes ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +187,10 @@ def test_patches_are_consecutive_samples_channel_by_channel():
         ({"type": "pathced"}, "pretransform: type: unknown pretransform 'pathced'; did you mean 'patched'"),
         ({"type": "patched", "config": {"channels": 1}}, "config.*patch_size.*required"),
         ({"type": "patched", "config": {"channels": 1, "patchsize": 3, "patch_size": 4}}, "config.patchsize: unknown key; did you mean"),
+        (
+            {"type": "patched", "config": {"channels": 1, "patch_size": 4, "oversampling": 3}},
+            "config.patch_size: is 4, but must be a multiple of oversampling, which is 3",
+        ),
         ({"type": "mel", "config": {"latent_dim": 9, "num_mels": 4}}, r"latent_dim can be at most .* = 8, got 9"),
     ],
 )

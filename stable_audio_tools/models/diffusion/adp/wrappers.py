@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,19 @@ from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import BACKBONES, UNCOND_BACKBONES
-from stable_audio_tools.models.diffusion.adp.attention import KeysValues
 from stable_audio_tools.models.diffusion.adp.cfg import UNetCFG1d
 from stable_audio_tools.models.diffusion.adp.unet import UNet1d
-from stable_audio_tools.models.diffusion.base import GUIDANCE, Backbone, refuse
+from stable_audio_tools.models.diffusion.base import GUIDANCE, Backbone, check_signal, refuse
+from stable_audio_tools.models.diffusion.inputs import ConditioningInputs
 from stable_audio_tools.models.layers.parameters import dtype_of, halve_parameters
 from stable_audio_tools.registry import Options
+
+CONDITIONS = {
+    "cross_attn_cond": "cross_attn", "cross_attn_mask": "cross_attn_mask", "global_cond": "global_cond",
+    "input_concat_cond": "input_concat",
+}  # fmt: skip
+WITHOUT_EFFECT = ("negative_input_concat_cond", "negative_global_cond", "batch_cfg")
+UNCHECKED = ("mask", "prepend_cond_mask", "keys_values")
 
 
 class _UNetBackbone(Backbone):
@@ -52,50 +59,21 @@ class UNet1DCondWrapper(_UNetBackbone):
         self.model = UNet1d(**unet)
         halve_parameters(self.model)
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        *,
-        input_concat_cond: Tensor | None = None,
-        global_cond: Tensor | None = None,
-        cross_attn_cond: Tensor | None = None,
-        cross_attn_mask: Tensor | None = None,
-        prepend_cond: Tensor | None = None,
-        prepend_cond_mask: Tensor | None = None,
-        mask: Tensor | None = None,
-        keys_values: KeysValues | None = None,
-        **others: Any,
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, **conditions: Any) -> Tensor:
         """Predict. Options of guidance have no effect: this network is not guided.
 
         Args:
             x: (B, C, L)
             t: Times (B,).
-            input_concat_cond: (B, C', L'), stretched to L by repetition.
-            global_cond: (B, context_features)
-            cross_attn_cond: (B, S, context_embedding_features)
-            cross_attn_mask: (B, S)
-            prepend_cond: Not taken.
-            prepend_cond_mask: Not taken.
-            mask: (B, L); no effect.
-            keys_values: What steps of a generation share, see `prepare`.
-            **others: Those of guidance have no effect; others may only be None.
+            **conditions: See `_taken`.
 
         Raises:
+            AudioError: If L is not a multiple of ``length_multiple``.
             ConfigError: If a condition is given that it does not take.
         """
-        refuse("adp_1d", {"prepend_cond": prepend_cond} | {name: value for name, value in others.items() if name not in GUIDANCE})
-        dtype = dtype_of(self.model)
-        return self.model(
-            x.to(dtype),
-            t.to(dtype),
-            features=_cast(global_cond, dtype),
-            channels_list=None if input_concat_cond is None else [_stretched(input_concat_cond.to(dtype), x.shape[-1])],
-            embedding=_cast(cross_attn_cond, dtype),
-            embedding_mask=cross_attn_mask,
-            keys_values=keys_values,
-        )
+        options = {name: value for name, value in conditions.items() if name not in GUIDANCE}
+        taken = _taken("adp_1d", self.model, x, options)
+        return self.model(x.to(taken.dtype), t.to(taken.dtype), **taken.conditions)
 
 
 @BACKBONES.register("adp_cfg_1d", multiple_keys=("factors", "patch_size"), concat_key="context_channels")
@@ -116,53 +94,51 @@ class UNetCFG1DWrapper(_UNetBackbone):
         x: Tensor,
         t: Tensor,
         *,
-        cross_attn_cond: Tensor | None = None,
-        cross_attn_mask: Tensor | None = None,
         negative_cross_attn_cond: Tensor | None = None,
         negative_cross_attn_mask: Tensor | None = None,
-        input_concat_cond: Tensor | None = None,
-        negative_input_concat_cond: Tensor | None = None,
-        global_cond: Tensor | None = None,
-        negative_global_cond: Tensor | None = None,
-        prepend_cond: Tensor | None = None,
-        prepend_cond_mask: Tensor | None = None,
         cfg_scale: float = 1.0,
         cfg_dropout_prob: float = 0.0,
-        batch_cfg: bool = True,
         rescale_cfg: bool = False,
         scale_phi: float = 0.4,
-        mask: Tensor | None = None,
-        keys_values: KeysValues | None = None,
-        **others: Any,
+        **conditions: Any,
     ) -> Tensor:
         """Predict; see `UNetCFG1d.forward`.
 
         ``negative_input_concat_cond`` and ``negative_global_cond`` have no effect, as published models were sampled; ``batch_cfg`` is
-        always on; ``mask`` has no effect; for ``keys_values`` see `prepare`. ``others`` may only be None.
+        always on.
+
+        Args:
+            x: (B, C, L)
+            t: Times (B,).
+            negative_cross_attn_cond: (B, S, context_embedding_features): what guidance pushes away from.
+            negative_cross_attn_mask: (B, S)
+            cfg_scale: Guidance scale; 1 is none.
+            cfg_dropout_prob: Probability of dropping an item's condition.
+            rescale_cfg: Pull guidance back to the conditional spread,
+            scale_phi: by this much.
+            **conditions: See `_taken`.
 
         Raises:
+            AudioError: If L is not a multiple of ``length_multiple``.
             ConfigError: If a condition is given that it does not take, or none to attend to.
         """
-        if tuple(others.get("cfg_interval") or ()) == (0.0, 1.0):
-            others.pop("cfg_interval")  # which is everywhere, as it is anyway
-        refuse("adp_cfg_1d", {"prepend_cond": prepend_cond} | others)
-        if cross_attn_cond is None:
+        if tuple(conditions.get("cfg_interval") or ()) == (0.0, 1.0):
+            conditions.pop("cfg_interval")  # which is everywhere, as it is anyway
+        taken = _taken("adp_cfg_1d", self.model, x, {name: conditions[name] for name in conditions if name not in WITHOUT_EFFECT})
+        if taken.conditions["embedding"] is None:
             raise ConfigError("backbone 'adp_cfg_1d' needs a cross-attention condition: name one in cross_attention_cond_ids")
-        dtype = dtype_of(self.model)
+        negative = ConditioningInputs(cross_attn=negative_cross_attn_cond, cross_attn_mask=negative_cross_attn_mask)
+        negative = negative.for_batch(len(x)).to(taken.dtype)
         return self.model(
-            x.to(dtype),
-            t.to(dtype),
-            embedding=cross_attn_cond.to(dtype),
-            embedding_mask=cross_attn_mask,
+            x.to(taken.dtype),
+            t.to(taken.dtype),
             embedding_scale=cfg_scale,
             embedding_mask_proba=cfg_dropout_prob,
             rescale_cfg=rescale_cfg,
             scale_phi=scale_phi,
-            negative_embedding=_cast(negative_cross_attn_cond, dtype),
-            negative_embedding_mask=negative_cross_attn_mask,
-            features=_cast(global_cond, dtype),
-            channels_list=None if input_concat_cond is None else [_stretched(input_concat_cond.to(dtype), x.shape[-1])],
-            keys_values=keys_values,
+            negative_embedding=negative.cross_attn,
+            negative_embedding_mask=negative.cross_attn_mask,
+            **taken.conditions,
         )
 
 
@@ -186,13 +162,40 @@ class UNet1DUncondWrapper(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **conditions: Any) -> Tensor:
         """(B, C, L) and times (B,) -> (B, C, L); further arguments go to the `UNet1d`."""
+        check_signal("adp_uncond_1d", x, self.io_channels, self.length_multiple)
         dtype = dtype_of(self.model)
         return self.model(x.to(dtype), t.to(dtype), **conditions)
 
 
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return tensor if tensor is None else tensor.to(dtype)
+class _Taken(NamedTuple):
+    dtype: torch.dtype
+    conditions: dict[str, Any]  # by the names of the `UNet1d`
 
 
-def _stretched(tensor: Tensor, length: int) -> Tensor:
-    return tensor if tensor.shape[-1] == length else F.interpolate(tensor, length, mode="nearest")
+def _taken(backbone: str, unet: UNet1d, x: Tensor, given: Mapping[str, Any]) -> _Taken:
+    """Conditions by the names of the `UNet1d`, for the batch and in the data type of the network.
+
+    Args:
+        backbone: For messages.
+        unet: The network.
+        x: What it is to denoise, (B, C, L).
+        given: ``cross_attn_cond`` (B, S, context_embedding_features) with ``cross_attn_mask`` (B, S), ``global_cond``
+            (B, context_features), ``input_concat_cond`` (B, C', L'), which is stretched to L by repetition; ``mask`` (B, L) and
+            ``prepend_cond_mask``, which have no effect; ``keys_values``, what steps of a generation share. Others may only be None.
+    """
+    check_signal(backbone, x, unet.in_channels, unet.length_multiple)
+    refuse(backbone, {name: value for name, value in given.items() if name not in (*CONDITIONS, *UNCHECKED)})
+    inputs = ConditioningInputs(**{ours: given.get(name) for name, ours in CONDITIONS.items()})
+    dtype = dtype_of(unet)
+    inputs = inputs.for_batch(len(x)).to(dtype)
+    concat = inputs.input_concat
+    if concat is not None and concat.shape[-1] != x.shape[-1]:
+        concat = F.interpolate(concat, x.shape[-1], mode="nearest")
+    conditions = {
+        "features": inputs.global_cond,
+        "channels_list": None if concat is None else [concat],
+        "embedding": inputs.cross_attn,
+        "embedding_mask": inputs.cross_attn_mask,
+        "keys_values": given.get("keys_values"),
+    }
+    return _Taken(dtype, conditions)
