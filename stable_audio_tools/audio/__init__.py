@@ -3,7 +3,7 @@
 from stable_audio_tools.audio.channels import force_channels, set_audio_channels, to_mono, to_stereo
 from stable_audio_tools.audio.crop import Crop, CropPlan, apply_crop, normalized_crop, pad_crop, plan_crop, random_crop_start
 from stable_audio_tools.audio.io import AUDIO_EXTENSIONS, Audio, AudioInfo, load, probe, save
-from stable_audio_tools.audio.loudness import loudness_lufs
+from stable_audio_tools.audio.loudness import loudness_lufs, normalizing_gain
 from stable_audio_tools.audio.measure import SILENCE_DB, Measurement, decibels, measure
 from stable_audio_tools.audio.pcm import from_int16, to_int16
 from stable_audio_tools.audio.prepare import peak_normalize, prepare_audio
@@ -26,6 +26,7 @@ __all__ = [
     "loudness_lufs",
     "measure",
     "normalized_crop",
+    "normalizing_gain",
     "pad_crop",
     "peak_normalize",
     "plan_crop",

@@ -19,6 +19,8 @@ _SEGMENTS_PER_BLOCK = 4
 _ABSOLUTE_GATE_LUFS = -70.0
 _RELATIVE_GATE_LU = -10.0
 _OFFSET_LU = -0.691
+_QUIETEST_LUFS = -60.0
+_HIGHEST_PEAK = 0.95
 _SURROUND_WEIGHT = 1.41
 _SHELF_HZ, _SHELF_DB, _SHELF_Q = 1681.974450955533, 3.999843853973347, 0.7071752369554196
 _HIGH_PASS_HZ, _HIGH_PASS_Q = 38.13547087602444, 0.5003270373238773
@@ -101,6 +103,23 @@ def loudness_lufs(audio: Tensor, sample_rate: int) -> float:
     meter = LoudnessMeter(sample_rate, audio.shape[0])
     meter.add(audio.detach().cpu().double().numpy())
     return meter.integrated()
+
+
+def normalizing_gain(lufs: float, peak: float, *, target_lufs: float) -> float:
+    """The factor that brings a clip to a loudness, or, where that would clip, its peak to 0.95.
+
+    Args:
+        lufs: Loudness of the clip. One below -60 LUFS is as good as silent, and stays as it is.
+        peak: Its largest magnitude; full scale is 1.0.
+        target_lufs: Wanted loudness.
+
+    >>> round(normalizing_gain(-20.0, 0.1, target_lufs=-14.0), 3), normalizing_gain(-20.0, 0.5, target_lufs=-8.0)
+    (1.995, 1.9)
+    """
+    if not lufs > _QUIETEST_LUFS:  # also if it is not a number
+        return 1.0
+    gain = 10 ** ((target_lufs - lufs) / 20)
+    return _HIGHEST_PEAK / peak if gain * peak > 1 else gain
 
 
 def k_weighting(sample_rate: int) -> NDArray[np.float64]:
