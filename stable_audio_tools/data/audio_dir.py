@@ -298,7 +298,7 @@ def audio_dir(
         exclude_paths_file: A list of files to leave out, one path or name per line.
         include_paths_file: A list of the only files to use.
     """
-    configs = [_local_config(folder, base_dir) for folder in datasets]
+    configs = [local_config(folder, base_dir) for folder in datasets]
     exclude, include = (PathList(resolve(file, base_dir)) if file else None for file in (exclude_paths_file, include_paths_file))
     return SampleDataset(
         configs,
@@ -317,7 +317,13 @@ def audio_dir(
     )
 
 
-def _local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
+def local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
+    """A folder as a dataset takes it, from what a config says of it.
+
+    Raises:
+        ConfigError: If its metadata module cannot be used.
+        DataError: If its table of captions cannot be read.
+    """
     path = resolve(folder.path, base_dir)
     table = resolve(folder.captions_file, base_dir) if folder.captions_file else None
     module = MetadataModule(resolve(folder.custom_metadata_module, base_dir)) if folder.custom_metadata_module else None

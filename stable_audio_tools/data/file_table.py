@@ -211,7 +211,9 @@ class FileTable(Sequence[AudioFile]):
         return np.concatenate([np.full(len(folder), folder.config.weight) for folder in self.folders])
 
 
-def list_files(configs: Sequence[LocalDatasetConfig], *, exclude: PathList | None = None, include: PathList | None = None) -> FileTable:
+def list_files(
+    configs: Sequence[LocalDatasetConfig], *, exclude: PathList | None = None, include: PathList | None = None, by_caption: bool = True
+) -> FileTable:
     """The files to use: those of every folder, less what the lists, keywords and tables of captions leave out, which the log says.
 
     Raises:
@@ -225,6 +227,8 @@ def list_files(configs: Sequence[LocalDatasetConfig], *, exclude: PathList | Non
     num_found = sum(len(folder) for folder in folders)
     for folder in folders:
         _choose(folder, exclude, include)
+        if by_caption:
+            folder.choose_by_caption()
     for paths in (exclude, include):
         if paths is not None:
             paths.say_what_is_unused()
@@ -250,4 +254,3 @@ def _choose(folder: Folder, exclude: PathList | None, include: PathList | None) 
         words = [word.lower() for word in folder.config.keywords]
         count = folder.keep(lambda name: any(word in name.rsplit("/", 1)[-1].lower() for word in words))
         logger.info("%s: left out %d files whose names hold none of: %s", root, count, ", ".join(folder.config.keywords))
-    folder.choose_by_caption()
