@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from stable_audio_tools.audio import (
@@ -26,7 +25,7 @@ from stable_audio_tools.audio import (
     probe,
 )
 from stable_audio_tools.config.base import PositiveInt, Probability
-from stable_audio_tools.config.dataset import AudioFolder, ListFile, resolve
+from stable_audio_tools.config.dataset import AudioFolder, ListFile, VolumeRange, resolve
 from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import AudioFile, LocalDatasetConfig, list_files
@@ -37,7 +36,6 @@ from stable_audio_tools.families import DATASETS
 
 MAX_ATTEMPTS = 200  # crops tried before giving up on finding a usable one
 TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
-VolumeRange = Annotated[Sequence[float], Field(min_length=2, max_length=2)]
 
 
 class _Unusable(NamedTuple):
