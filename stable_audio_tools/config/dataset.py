@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 
-from stable_audio_tools.config.base import PositiveFloat, Strict
+from stable_audio_tools.config.base import ListFile, PositiveFloat, Strict
 from stable_audio_tools.registry import Mistake
-
-VolumeRange = Annotated[Sequence[float], Field(min_length=2, max_length=2)]
-ListFile = Annotated[str, Field(min_length=1, title="a text file with one path per line")]
 
 
 class AudioFolder(Strict):

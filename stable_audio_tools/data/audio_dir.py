@@ -24,8 +24,8 @@ from stable_audio_tools.audio import (
     plan_crop,
     probe,
 )
-from stable_audio_tools.config.base import PositiveInt, Probability
-from stable_audio_tools.config.dataset import AudioFolder, ListFile, VolumeRange, resolve
+from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
+from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import AudioFile, LocalDatasetConfig, list_files
@@ -270,7 +270,7 @@ def audio_dir(
     drop_last: bool = True,
     augment_phase: bool = True,
     volume_norm: bool = False,
-    volume_norm_param: VolumeRange = (-16, 2),
+    volume_norm_param: Pair = (-16, 2),
     strip_silence: bool = False,
     silence_threshold_db: float | None = -60.0,
     max_unreadable_share: Probability = 0.25,
