@@ -118,6 +118,15 @@ class Folder:
             return cls(config, manifest.names, manifest)
         return cls(config, Names.of(find_audio_names(root)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        is_manifests = self.manifest is not None and self.names is self.manifest.names
+        return self.__dict__ | ({"names": None} if is_manifests else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self.names is None and self.manifest is not None:
+            self.names = self.manifest.names  # of the file that this process has mapped
+
     def __len__(self) -> int:
         return len(self.names) if self.chosen is None else len(self.chosen)
 
