@@ -45,11 +45,13 @@ class ItemKey(NamedTuple):
         index: Of the item.
         epoch: Of the pass.
         seed: Of the run.
+        draw: Which draw of this pass it is, if items are drawn with repetition: so that each has another crop. Otherwise 0.
     """
 
     index: int
     epoch: int
     seed: int
+    draw: int = 0
 
 
 @runtime_checkable
@@ -71,4 +73,12 @@ class Summarised(Protocol):
         ...
 
 
-__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Summarised"]
+@runtime_checkable
+class Weighted(Protocol):
+    """A dataset whose items are not all to be drawn equally often."""
+
+    sample_weights: Tensor | None
+    """(N,) how often each item is drawn, relative to others; None if equally often."""
+
+
+__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Summarised", "Weighted"]
