@@ -45,11 +45,13 @@ class ItemKey(NamedTuple):
         index: Of the item.
         epoch: Of the pass.
         seed: Of the run.
+        draw: Which draw of this pass it is, if items are drawn with repetition: so that each has another crop. Otherwise 0.
     """
 
     index: int
     epoch: int
     seed: int
+    draw: int = 0
 
 
 @runtime_checkable
@@ -71,4 +73,13 @@ class Summarised(Protocol):
         ...
 
 
-__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Summarised"]
+@runtime_checkable
+class Ordered(Protocol):
+    """A dataset whose items must not come in any order, because of where they are read from."""
+
+    def sampler(self, *, shuffle: bool, seed: int | None, drop_last: bool, batch_size: int, num_workers: int) -> Any:
+        """The `ResumableSampler` of its loader."""
+        ...
+
+
+__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Ordered", "Summarised"]
