@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
-from stable_audio_tools.config.base import Strict
+from stable_audio_tools.config.base import PositiveFloat, Strict
 from stable_audio_tools.registry import Mistake
+
+ListFile = Annotated[str, Field(min_length=1, title="a text file with one path per line")]
 
 
 class AudioFolder(Strict):
@@ -20,6 +23,11 @@ class AudioFolder(Strict):
         custom_metadata_module: A Python file with ``get_custom_metadata(info, audio)``.
         captions_file: A CSV table ``path,caption``; without it, ``captions.csv`` in the folder if there is one.
         caption: Caption of files that have no other.
+        weight: How often its files are drawn, relative to the files of other folders. If weights differ, each pass draws as many items
+            as there are files, with repetition.
+        keywords: Only files are used whose name holds one of these words, in any case.
+        filelist_path: A list of files to use, relative to the folder; without it, ``filelist.txt`` in the folder if there is one.
+        manifest: What is known of the files, from ``sat data scan``; without it, ``manifest.parquet`` in the folder if there is one.
     """
 
     id: str
@@ -27,15 +35,24 @@ class AudioFolder(Strict):
     custom_metadata_module: str | None = None
     captions_file: str | None = None
     caption: str | None = None
+    weight: PositiveFloat = 1.0
+    keywords: list[str] | None = None
+    filelist_path: ListFile | None = None
+    manifest: str | None = None
 
     def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
         """Mistakes about files that do not exist on this machine; locations relative to this object."""
         folder = resolve(self.path, base_dir)
         if not folder.is_dir():
             yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
-        for key, path in (("custom_metadata_module", self.custom_metadata_module), ("captions_file", self.captions_file)):
-            if path and not resolve(path, base_dir).is_file():
-                yield Mistake((key,), f"{resolve(path, base_dir)}: no such file")
+        for key in ("custom_metadata_module", "captions_file", "filelist_path", "manifest"):
+            yield from absent_file(key, getattr(self, key), base_dir)
+
+
+def absent_file(key: str, path: str | None, base_dir: Path | None) -> Iterator[Mistake]:
+    """The mistake that a file named by a config does not exist on this machine, if so."""
+    if path and not resolve(path, base_dir).is_file():
+        yield Mistake((key,), f"{resolve(path, base_dir)}: no such file")
 
 
 def resolve(path: str, base_dir: Path | None) -> Path:

@@ -82,4 +82,12 @@ class Ordered(Protocol):
         ...
 
 
-__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Ordered", "Summarised"]
+@runtime_checkable
+class Weighted(Protocol):
+    """A dataset whose items are not all to be drawn equally often."""
+
+    sample_weights: Tensor | None
+    """(N,) how often each item is drawn, relative to others; None if equally often."""
+
+
+__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Ordered", "Summarised", "Weighted"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from stable_audio_tools.data.base import ItemKey, Ordered, Summarised
+from stable_audio_tools.data.base import ItemKey, Ordered, Summarised, Weighted
 from stable_audio_tools.errors import StableAudioError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class ResumableSampler(DistributedSampler[ItemKey]):
         shuffle: Whether to shuffle; otherwise every pass is the same, in order and with the same crops, as validation wants.
         seed: None draws one from torch's global stream.
         drop_last: Leave out items that do not split evenly over processes, rather than repeating some.
+
+    If the dataset is `Weighted`, a shuffled pass draws as many items as there are, with repetition, as often as their weights say.
     """
 
     def __init__(self, dataset: Sized, *, shuffle: bool = True, seed: int | None = None, drop_last: bool = True) -> None:
@@ -70,11 +72,26 @@ class ResumableSampler(DistributedSampler[ItemKey]):
         world, rank = self._split()
         total = len(self.dataset)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(total, generator=generator).tolist() if self.shuffle else list(range(total))
+        weights = self.dataset.sample_weights if isinstance(self.dataset, Weighted) and self.shuffle else None
+        if weights is not None:
+            order = _draw(weights, total, generator)
+        else:
+            order = torch.randperm(total, generator=generator) if self.shuffle else torch.arange(total)
         count = len(self) * world
-        order = (order * -(-count // total))[:count]
-        mine, self.start = order[rank::world][self.start :], 0
-        return iter([ItemKey(index, self.epoch if self.shuffle else 0, self.seed) for index in mine])
+        order = order.repeat(-(-count // max(total, 1)))[:count]
+        start, self.start = self.start, 0
+        return self._keys(order, range(rank + start * world, count, world), is_drawn=weights is not None)
+
+    def _keys(self, order: Tensor, places: range, *, is_drawn: bool) -> Iterator[ItemKey]:
+        """The items at some places of the order, made one by one: a list of a million would take 100 MB."""
+        epoch, seed = self.epoch if self.shuffle else 0, self.seed
+        return (ItemKey(int(order[place]), epoch, seed, place if is_drawn else 0) for place in places)
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices drawn with repetition. By hand, since ``torch.multinomial`` takes at most 2**24 weights."""
+    sums = weights.double().cumsum(0)
+    return torch.searchsorted(sums, torch.rand(count, generator=generator, dtype=torch.float64) * sums[-1], right=True)
 
 
 class ResumableLoader(DataLoader[Any]):

@@ -172,9 +172,12 @@ class Storage:
         for attempt in range(1, MAX_TRIES + 1):
             try:
                 return ask()
-            except (FileNotFoundError, DataError):
+            except DataError:
                 raise
-            except Exception as error:  # every file system has errors of its own for a broken connection
+            except Exception as caught:  # noqa: BLE001  # every file system has errors of its own for a broken connection
+                error = _meant(caught)
+                if isinstance(error, FileNotFoundError):
+                    raise error from None
                 if self.is_local or _is_refusal(error):
                     raise self._explained(url, error) from error
                 if attempt == MAX_TRIES:
@@ -207,6 +210,13 @@ def _http_client() -> Any:
     except ImportError as error:
         raise missing_package("http", error) from error
     return aiohttp
+
+
+def _meant(error: Exception) -> Exception:
+    """The HTTP of fsspec says that a file was not found whatever went wrong when it asked for the size; the cause is kept."""
+    cause = error.__cause__
+    is_http = type(cause).__module__.startswith("aiohttp") and getattr(cause, "status", None) not in (404, 410)
+    return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and is_http else error
 
 
 def _is_refusal(error: Exception) -> bool:

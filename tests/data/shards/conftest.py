@@ -64,10 +64,10 @@ class _Files(BaseHTTPRequestHandler):
     knows_ranges = True
     status: int | None = None
 
-    def do_HEAD(self):  # noqa: N802
+    def do_HEAD(self):
         self._answer(with_body=False)
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self._answer(with_body=True)
 
     def _answer(self, *, with_body):

@@ -195,8 +195,9 @@ def test_a_refusal_is_an_error_at_once(shards, serve, status):
     assert len(server.requests) <= 2
 
 
-def test_a_server_without_ranges_is_an_error(shards, serve):
-    server = serve(shards)
+def test_a_server_without_ranges_is_an_error(tmp_path, write_tar, serve):
+    write_tar(tmp_path / "0.tar", {"0.bin": bytes(200_000)})
+    server = serve(tmp_path)
     server.knows_ranges = False
     with pytest.raises(DataError, match=r"0.tar: the server sends whole files when it is asked for a part"):
         members_of(f"{server.url}/0.tar")

@@ -82,8 +82,8 @@ def test_damage_between_files_is_not_taken_for_the_end(shard):
 def test_what_is_no_shard_is_refused(tmp_path, write_tar):
     with pytest.raises(DataError, match=r"^x.tar: is no tar file"):
         scan(io.BytesIO(b"RIFF" * 1000), 4000, "x.tar")
+    packed = gzip.compress(b"x" * 100_000)
     with pytest.raises(DataError, match=r"^x.tar: is no tar file .*; it is compressed, .* unpack it to a plain .tar$"):
-        packed = gzip.compress(b"x" * 100_000)
         scan(io.BytesIO(packed), len(packed), "x.tar")
     path = tmp_path / "twice.tar"
     with tarfile.open(path, "w") as tar:
