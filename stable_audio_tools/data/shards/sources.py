@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stable_audio_tools.audio import load, probe
-from stable_audio_tools.data.files import find_audio_files
+from stable_audio_tools.data.files import find_audio_files, find_audio_names
 from stable_audio_tools.data.metadata import Captions, MetadataModule
 from stable_audio_tools.errors import DataError
 
@@ -33,7 +33,7 @@ class AudioSource:
     def __init__(self, folder: Path, caption: str | None = None, captions_file: Path | None = None, module: Path | None = None) -> None:
         self.folder = folder
         self.captions = Captions(folder, table=captions_file, caption=caption)
-        self.paths: Sequence[Path] = self.captions.select(find_audio_files(folder))
+        self.paths: Sequence[Path] = [folder / name for name in self.captions.select(find_audio_names(folder))]
         if not self.paths:
             raise DataError(f"{folder}: holds no audio files and no latents, so there is nothing to pack")
         self.module = MetadataModule(module) if module is not None else None
