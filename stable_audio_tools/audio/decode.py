@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import soundfile  # pyright: ignore[reportMissingTypeStubs]
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.audio.ffmpeg import FfmpegFile
 from stable_audio_tools.audio.libsndfile import MAGICS, SndFile
-from stable_audio_tools.errors import AudioError
+from stable_audio_tools.audio.source import Source, as_source, opened, source_name
 
 logger = logging.getLogger(__name__)
 
@@ -45,29 +45,26 @@ class Decoder(Protocol):
         ...
 
 
-def decode(path: str | os.PathLike[str], use: Callable[[Decoder], Result]) -> Result:
-    """Open ``path`` by what is in it, not by its name, and return ``use(decoder)``.
+def decode(path: str | os.PathLike[str] | BinaryIO, use: Callable[[Decoder], Result]) -> Result:
+    """Open ``path``, or read an open file, by what is in it, not by its name, and return ``use(decoder)``.
 
     libsndfile comes first for its own formats; ffmpeg gets the rest, and what libsndfile refuses at any point of ``use``.
 
     Raises:
         AudioError: If there is no such file, or no decoder can read it.
     """
-    name = os.fspath(path)
-    if _is_for_libsndfile(name):
+    source = as_source(path)
+    if _is_for_libsndfile(source):
         try:
-            with SndFile(name) as file:
+            with SndFile(source) as file:
                 return use(file)
         except soundfile.SoundFileError as error:
-            logger.debug("%s: libsndfile cannot decode it (%s), trying ffmpeg", name, error)
-    with FfmpegFile(name) as file:
+            logger.debug("%s: libsndfile cannot decode it (%s), trying ffmpeg", source_name(source), error)
+    with FfmpegFile(source) as file:
         return use(file)
 
 
-def _is_for_libsndfile(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be opened: {error.strerror}; expected an audio file that may be read") from error
+def _is_for_libsndfile(source: Source) -> bool:
+    with opened(source) as file:
+        head = file.read(64)
     return head.startswith(MAGICS) and b"OpusHead" not in head

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.audio.headers import NEXT_STEP, broken_promise, is_broken_lossy_promise, xing_frames
 from stable_audio_tools.audio.pcm import join_blocks
+from stable_audio_tools.audio.source import Source, source_name
 from stable_audio_tools.errors import AudioError
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ class FfmpegFile:
         AudioError: If ffmpeg cannot open or decode it, here or in any method.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._path = source_name(source)
         self._open()
         first = self._peeked[0]
         self.sample_rate = first.sample_rate
@@ -176,9 +178,12 @@ class FfmpegFile:
         import av
         from av.error import FFmpegError
 
+        # The prefix keeps names such as "concat:a|b" or "http://..." from being anything but file names.
+        file = f"file:{self._source}" if isinstance(self._source, str) else self._source
+        if not isinstance(file, str):
+            file.seek(0)
         try:
-            # The prefix keeps names such as "concat:a|b" or "http://..." from being anything but file names.
-            self._container = av.open(f"file:{self._path}", options={"format_whitelist": _DEMUXERS}, metadata_errors="ignore")
+            self._container = av.open(file, "r", options={"format_whitelist": _DEMUXERS}, metadata_errors="ignore")
         except FFmpegError as error:
             expected = "expected WAV, FLAC, OGG, MP3, M4A or another common format"
             raise AudioError(f"{self._path}: is not audio that can be decoded ({_reason(error)}); {expected}") from error
@@ -293,7 +298,7 @@ class FfmpegFile:
         """Frames the header states; None where ffmpeg would only estimate them from the bit rate."""
         container, packet = self._container.format.name, self._first_packet
         if container == "mp3" and self._peeked and packet is not None and packet.pos is not None:
-            num_mp3_frames = xing_frames(self._path, position=packet.pos, num_bytes=packet.size)
+            num_mp3_frames = xing_frames(self._source, position=packet.pos, num_bytes=packet.size)
             return None if num_mp3_frames is None else num_mp3_frames * self._peeked[-1].samples
         if container == "flac" or container.startswith("mov"):
             duration, time_base = self._stream.duration, self._stream.time_base

@@ -11,6 +11,7 @@ import re
 import struct
 from typing import NamedTuple
 
+from stable_audio_tools.audio.source import Source, count_bytes, opened
 from stable_audio_tools.errors import AudioError
 
 NEXT_STEP = "download or export it again, or leave it out of the dataset"
@@ -43,14 +44,14 @@ def is_broken_lossy_promise(promised: int, held: int) -> bool:
     return promised - held > 4608 + promised // 100
 
 
-def iff_shortage(path: str) -> float:
+def iff_shortage(source: Source) -> float:
     """Promised over held bytes of the audio chunk of a WAV or AIFF file; 1.0 when the promise is kept or cannot be read.
 
     Args:
-        path: A file that starts with ``RIFF``, ``RIFX`` or ``FORM``.
+        source: A file that starts with ``RIFF``, ``RIFX`` or ``FORM``.
     """
-    file_bytes = os.path.getsize(path)
-    with open(path, "rb") as file:
+    file_bytes = count_bytes(source)
+    with opened(source) as file:
         order = "<" if file.read(12)[:4] == b"RIFF" else ">"
         while len(header := file.read(8)) == 8:
             name, size = struct.unpack(f"{order}4sI", header)
@@ -62,34 +63,34 @@ def iff_shortage(path: str) -> float:
     return 1.0
 
 
-def flac_holds_more(path: str, *, num_frames: int, num_channels: int, bytes_per_sample: int) -> bool:
+def flac_holds_more(source: Source, *, num_frames: int, num_channels: int, bytes_per_sample: int) -> bool:
     """Whether a FLAC is plainly longer than its header says: more bytes of audio than the promised frames take as PCM.
 
     Args:
-        path: A file that starts with ``fLaC``.
+        source: A file that starts with ``fLaC``.
         num_frames: Promised.
         num_channels: Of the file.
         bytes_per_sample: Of PCM with the bit depth of the file.
     """
-    with open(path, "rb") as file:
+    with opened(source) as file:
         file.seek(4)
         is_last = False
         while not is_last and len(header := file.read(4)) == 4:
             is_last = bool(header[0] & 0x80)
             file.seek(int.from_bytes(header[1:], "big"), os.SEEK_CUR)  # pictures live here and may dwarf the audio
-        audio_bytes = os.path.getsize(path) - file.tell()
+        audio_bytes = count_bytes(source) - file.tell()
     return audio_bytes > num_frames * num_channels * bytes_per_sample * _FLAC_OVERHEAD + _FLAC_SLACK_BYTES
 
 
-def xing_frames(path: str, *, position: int, num_bytes: int) -> int | None:
+def xing_frames(source: Source, *, position: int, num_bytes: int) -> int | None:
     """Number of MP3 frames stated by the Xing, Info or VBRI header around the first packet; None if there is none.
 
     Args:
-        path: An MP3 file.
+        source: An MP3 file.
         position: Byte offset of the first packet, which follows the header or, behind garbage, is the header.
         num_bytes: Bytes of the first packet.
     """
-    with open(path, "rb") as file:
+    with opened(source) as file:
         first = max(0, position - _MAX_MP3_FRAME_BYTES)
         file.seek(first)
         data = file.read(position - first + num_bytes)
@@ -111,11 +112,11 @@ class OggEnd(NamedTuple):
     """Frames that are complete before the last page; 0 if that cannot be told."""
 
 
-def ogg_end(path: str) -> OggEnd:
+def ogg_end(source: Source) -> OggEnd:
     """Look at the first and last pages of an Ogg file."""
-    with open(path, "rb") as file:
+    with opened(source) as file:
         head = file.read(_OGG_EDGE_BYTES)
-        file.seek(max(0, os.path.getsize(path) - _OGG_EDGE_BYTES))
+        file.seek(max(0, count_bytes(source) - _OGG_EDGE_BYTES))
         tail = file.read()
     serials: set[bytes] = set()
     page = 0

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile  # pyright: ignore[reportMissingTypeStubs]
@@ -32,6 +32,7 @@ from stable_audio_tools.audio.decode import Decoder, decode
 from stable_audio_tools.audio.headers import NEXT_STEP
 from stable_audio_tools.audio.pcm import from_int16, to_int16
 from stable_audio_tools.audio.resample import RESAMPLE_MARGIN, is_shift_invariant, resample_frames
+from stable_audio_tools.audio.source import as_source, source_name
 from stable_audio_tools.audio.tags import append_info, make_tags, write_comments
 from stable_audio_tools.errors import AudioError
 
@@ -74,35 +75,37 @@ class AudioInfo(NamedTuple):
     """Container and codec, such as ``"WAV/PCM_16"``, ``"MP3"`` or ``"mov/aac"``."""
 
 
-def probe(path: str | os.PathLike[str]) -> AudioInfo:
+def probe(path: str | os.PathLike[str] | BinaryIO) -> AudioInfo:
     """Measure a file without decoding it where that is exact.
 
     Headers are trusted for WAV, FLAC, AIFF and Ogg Vorbis after the last frame they promise has been decoded; packets are counted for
     MP3, Opus and MP4; codecs in containers with coarse timestamps (AAC or Vorbis in Matroska, WMA) are decoded.
 
     Args:
-        path: An audio file, or a video file with sound.
+        path: An audio file, or a video file with sound; or an open binary file that holds one, such as a member of an archive.
 
     Raises:
         AudioError: If the file cannot be decoded, is empty, or is shorter than its header says. Lossy formats may fall short by 1 %
             plus 4,608 frames (see :func:`~stable_audio_tools.audio.headers.is_broken_lossy_promise`).
     """
-    name = os.fspath(path)
+    name = source_name(as_source(path))
 
     def measure(decoder: Decoder) -> AudioInfo:
         return info_of(decoder, name, decoder.count_frames())
 
-    return decode(name, measure)
+    return decode(path, measure)
 
 
-def load(path: str | os.PathLike[str], *, start: int = 0, num_frames: int | None = None, sample_rate: int | None = None) -> Audio:
+def load(
+    path: str | os.PathLike[str] | BinaryIO, *, start: int = 0, num_frames: int | None = None, sample_rate: int | None = None
+) -> Audio:
     """Decode a span of a file; only that span, wherever the codec allows.
 
     The samples equal the same slice of the whole file: to the bit for PCM, FLAC, Vorbis, Opus and MP3 (0 measured), and within 1e-6 after
     resampling. AAC, and any codec in a container with coarse timestamps, is decoded from the start of the file for that.
 
     Args:
-        path: An audio file, or a video file with sound. Its content decides, not its suffix.
+        path: An audio file, or a video file with sound; or an open binary file that holds one. Its content decides, not its suffix.
         start: First frame, counted at the rate of the result.
         num_frames: Frames to return, at the rate of the result; None for all. Fewer are returned where the file ends.
         sample_rate: Rate of the result in Hz; None for the file's own.
@@ -113,7 +116,7 @@ def load(path: str | os.PathLike[str], *, start: int = 0, num_frames: int | None
     Raises:
         AudioError: If the file cannot be decoded, holds NaN or Inf, ends before ``start``, or is shorter than its header says.
     """
-    name = os.fspath(path)
+    name = source_name(as_source(path))
     bounds = ((start, 0), (num_frames, 1), (sample_rate, 1))
     if not all(value is None or (isinstance(value, Integral) and value >= least) for value, least in bounds):
         given = f"start={start}, num_frames={num_frames}, sample_rate={sample_rate}"
@@ -131,7 +134,7 @@ def load(path: str | os.PathLike[str], *, start: int = 0, num_frames: int | None
             raise AudioError(f"{name}: nothing at frame {start} ({rate} Hz), {held}; start before its end") if num_held else _empty(name)
         return Audio(torch.as_tensor(samples), rate)
 
-    return decode(name, read)
+    return decode(path, read)
 
 
 def save(

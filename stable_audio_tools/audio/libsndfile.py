@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.audio.headers import NEXT_STEP, broken_promise, flac_holds_more, iff_shortage, ogg_end
 from stable_audio_tools.audio.pcm import join_blocks
+from stable_audio_tools.audio.source import Source, source_name
 from stable_audio_tools.errors import AudioError
 
 MAGICS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"riff\x2e\x91\xcf\x11")
@@ -37,9 +38,12 @@ class SndFile:
         soundfile.SoundFileError: If libsndfile cannot open or decode it: another decoder may.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file = soundfile.SoundFile(path)
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._path = source_name(source)
+        if not isinstance(source, str):
+            source.seek(0)
+        self._file = soundfile.SoundFile(source)
         self._safe_entry = self._file.frames
         try:
             self._check_promises()
@@ -93,15 +97,15 @@ class SndFile:
         if file.frames >= _UNKNOWN_FRAMES:
             raise soundfile.SoundFileRuntimeError("the header does not state a length")
         if kind in ("WAV", "WAVEX", "AIFF"):
-            shortage = iff_shortage(self._path)
+            shortage = iff_shortage(self._source)
             if shortage > 1:
                 raise broken_promise(self._path, round(file.frames * shortage), file.frames)
         if kind == "FLAC":
             width = _FLAC_BYTES_PER_SAMPLE.get(file.subtype, 4)
-            if flac_holds_more(self._path, num_frames=file.frames, num_channels=file.channels, bytes_per_sample=width):
+            if flac_holds_more(self._source, num_frames=file.frames, num_channels=file.channels, bytes_per_sample=width):
                 raise AudioError(f"{self._path}: header promises {file.frames} frames, the file holds more than that; {NEXT_STEP}")
         if kind == "OGG":
-            end = ogg_end(self._path)
+            end = ogg_end(self._source)
             self._safe_entry = max(0, end.last_page_start - _MAX_VORBIS_BLOCK)
             if end.is_chained:
                 raise AudioError(f"{self._path}: holds several Ogg streams joined end to end, expected one; split or re-encode it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_audio_tools.audio.decode import Decoder, decode
 from stable_audio_tools.audio.io import AudioInfo, check_finite, info_of
 from stable_audio_tools.audio.loudness import LoudnessMeter
+from stable_audio_tools.audio.source import as_source, source_name
 
 SILENCE_DB = -60.0
 """Peaks below this are silence to a dataset, relative to full scale."""
@@ -36,13 +37,13 @@ class Measurement(NamedTuple):
     """Frames up to the end of the last 10 ms that are not silent; 0 for a silent file. The rest is a silent tail."""
 
 
-def measure(path: str | os.PathLike[str]) -> Measurement:
+def measure(path: str | os.PathLike[str] | BinaryIO) -> Measurement:
     """Decode a whole file, a block at a time, and measure it.
 
     Raises:
         AudioError: If the file cannot be decoded to its end, is empty, holds NaN or Inf, or is shorter than its header says.
     """
-    name = os.fspath(path)
+    name = source_name(as_source(path))
 
     def use(decoder: Decoder) -> Measurement:
         meter = _Meter(decoder.sample_rate, decoder.num_channels)
@@ -51,7 +52,7 @@ def measure(path: str | os.PathLike[str]) -> Measurement:
             meter.add(block)
         return meter.result(info_of(decoder, name, meter.num_frames))
 
-    return decode(name, use)
+    return decode(path, use)
 
 
 class _Meter:

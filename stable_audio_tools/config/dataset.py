@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stable_audio_tools.config.base import ListFile, PositiveFloat, Strict
 from stable_audio_tools.registry import Mistake
@@ -44,6 +45,47 @@ class AudioFolder(Strict):
             yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
         for key in ("custom_metadata_module", "captions_file", "filelist_path", "manifest"):
             yield from absent_file(key, getattr(self, key), base_dir)
+
+
+class ShardEntry(Strict):
+    """Shards (.tar) of a dataset: a folder of them, one, or several as ``{000..099}.tar``; or a list of them, ``index.json``.
+
+    Attributes:
+        id: A name, for people.
+        path: A folder, or a URL of any kind that fsspec knows.
+        s3_path: A URL of S3 or a store that is compatible with it; instead of ``path``.
+        profile: Which credentials to use.
+        endpoint_url: Server of an S3-compatible store.
+        storage_options: Further options of fsspec's file system, such as ``{"anon": true}``.
+        custom_metadata_module: A Python file with ``get_custom_metadata(info, audio)``.
+        caption: Caption of samples that have no other.
+        weight: How often its samples are drawn, relative to those of other entries.
+    """
+
+    id: str
+    path: str | None = Field(None, min_length=1)
+    s3_path: str | None = Field(None, min_length=1)
+    profile: str | None = None
+    endpoint_url: str | None = None
+    storage_options: dict[str, Any] = {}
+    custom_metadata_module: str | None = None
+    caption: str | None = None
+    weight: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> ShardEntry:
+        if (self.path is None) == (self.s3_path is None):
+            raise ValueError("needs path (a folder or any URL) or s3_path, and not both")
+        is_s3 = self.s3_path is not None or (self.path or "").startswith(("s3://", "s3a://"))
+        if not is_s3 and (self.profile or self.endpoint_url):
+            raise ValueError("profile and endpoint_url are for S3; write what other stores need in storage_options")
+        return self
+
+    def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
+        """Mistakes about files that do not exist on this machine; locations relative to this object."""
+        if self.path and "://" not in self.path and "{" not in self.path and not resolve(self.path, base_dir).exists():
+            yield Mistake(("path",), f"{resolve(self.path, base_dir)}: no such folder or file")
+        yield from absent_file("custom_metadata_module", self.custom_metadata_module, base_dir)
 
 
 def absent_file(key: str, path: str | None, base_dir: Path | None) -> Iterator[Mistake]:

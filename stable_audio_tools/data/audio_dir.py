@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probabil
 from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
-from stable_audio_tools.data.file_table import AudioFile, LocalDatasetConfig, list_files
+from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
 from stable_audio_tools.data.files import PathList
 from stable_audio_tools.data.metadata import Captions, MetadataModule
 from stable_audio_tools.errors import AudioError, DataError
@@ -64,6 +64,7 @@ class SampleDataset(ItemDataset):
         max_unreadable_share: From 0 to 1; if more of the files that were met cannot be decoded, that is an error.
         exclude_paths: Files to leave out.
         include_paths: The only files to use.
+        files: The files, if they were found before; ``configs`` and lists of paths have no say then.
 
     Raises:
         DataError: If there is no file to use, or a number is out of range.
@@ -85,6 +86,7 @@ class SampleDataset(ItemDataset):
         max_unreadable_share: float = 0.25,
         exclude_paths: PathList | None = None,
         include_paths: PathList | None = None,
+        files: UsableFiles | None = None,
     ) -> None:
         super().__init__()
         self.sample_size = sample_size
@@ -102,7 +104,7 @@ class SampleDataset(ItemDataset):
         self.volume_norm_param = (float(volume_norm_param[0]), float(volume_norm_param[1]))
         self.strip_silence = strip_silence
         self.silence_threshold = 0.0 if silence_threshold_db is None else 10 ** (silence_threshold_db / 20)
-        self.files = list_files(configs, exclude=exclude_paths, include=include_paths)
+        self.files = files if files is not None else list_files(configs, exclude=exclude_paths, include=include_paths)
         self.states = FileStates(self.files, max_unreadable_share)
         weights = self.files.weights()
         self.sample_weights = None if weights is None else torch.from_numpy(weights)
@@ -110,7 +112,7 @@ class SampleDataset(ItemDataset):
     @property
     def filenames(self) -> list[str]:
         """Paths of all files."""
-        return [str(file.path) for file in self.files]
+        return [str(self.files[index].path) for index in range(len(self.files))]
 
     @property
     def lengths(self) -> Tensor:
@@ -159,18 +161,18 @@ class SampleDataset(ItemDataset):
         file, states = self.files[index], self.states
         started = time.perf_counter()
         try:
-            total = self._num_samples(index, file.path)
-            plan = plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
-            if not total:
-                states.silent[index] = True
-                return _Unusable(f"{file.path}: is silent")
-            count = min(self.sample_size, total - plan.start)
-            span = load(file.path, start=plan.start, num_frames=count, sample_rate=self.sample_rate)
+            described = file.described()
+            with file.opened() as source:
+                decoded = self._decode(index, source, rng)
         except AudioError as error:
             states.condemn(index, error)
             return _Unusable(str(error))
+        if decoded is None:
+            states.silent[index] = True
+            return _Unusable(f"{file.path}: is silent")
+        plan, span = decoded
         gain = self._gain(index, rng)
-        crop = apply_crop(span.samples * gain if gain != 1 else span.samples, plan)
+        crop = apply_crop(span * gain if gain != 1 else span, plan)
         if float(crop.audio.abs().max()) < self.silence_threshold:
             states.silent[index] = True
             return _Unusable(f"{file.path}: silent from {plan.seconds_start} s")
@@ -187,15 +189,23 @@ class SampleDataset(ItemDataset):
             "padding_mask": crop.padding_mask,
             "sample_rate": self.sample_rate,
             "load_time": time.perf_counter() - started,
+            **described,
         }
         return self._with_metadata(index, file, audio, metadata, plan, gain)
 
+    def _decode(self, index: int, source: Path | BinaryIO, rng: Any) -> tuple[CropPlan, Tensor] | None:
+        """Which crop of a file an item is, and what there is of it (C, t), t <= `sample_size`; None if nothing can be heard."""
+        total = self._num_samples(index, source)
+        if not total:
+            return None
+        plan = plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
+        count = min(self.sample_size, total - plan.start)
+        return plan, load(source, start=plan.start, num_frames=count, sample_rate=self.sample_rate).samples
+
     def _with_metadata(
-        self, index: int, file: AudioFile, audio: Tensor, metadata: dict[str, Any], plan: CropPlan, gain: float
+        self, index: int, file: UsableFile, audio: Tensor, metadata: dict[str, Any], plan: CropPlan, gain: float
     ) -> tuple[Tensor, dict[str, Any]] | _Unusable:
-        """The item with its captions and what its metadata module says, which may be that there is none."""
-        if file.captions is not None:
-            metadata |= file.captions(file.path)
+        """The item with what its metadata module says, which may be that there is none."""
         if file.custom_metadata is not None:
             metadata |= file.custom_metadata(metadata, audio) or {}
         if metadata.pop("__reject__", False):
@@ -213,13 +223,13 @@ class SampleDataset(ItemDataset):
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
         return audio, metadata
 
-    def _num_samples(self, index: int, path: Path) -> int:
+    def _num_samples(self, index: int, source: Path | BinaryIO) -> int:
         """Length of a file at our rate, without its silent end if that is to be stripped. Measures what is not known yet."""
         states = self.states
         if int(states.lengths[index]) < 0:
-            states.meet(index, probe(path))
+            states.meet(index, probe(source))
         if (self.strip_silence or self.volume_norm) and int(states.audible[index]) < 0:
-            states.note(index, measure(path))
+            states.note(index, measure(source))
         length, rate = int(states.lengths[index]), int(states.rates[index])
         if self.strip_silence and length - int(states.audible[index]) >= TAIL_SECONDS * rate:
             length = int(states.audible[index])
@@ -234,7 +244,7 @@ class SampleDataset(ItemDataset):
         return normalizing_gain(float(self.states.loudness[index]), float(self.states.peaks[index]), target_lufs=wanted)
 
 
-def _further_audio(file: AudioFile, given: Any) -> Mapping[str, Tensor]:
+def _further_audio(file: UsableFile, given: Any) -> Mapping[str, Tensor]:
     """What a metadata module returned as ``__audio__``, checked."""
     if not isinstance(given, Mapping):
         raise DataError(f"{file.path}: __audio__ is a dictionary of audio (C, T) by name, got {type(given).__name__}")
@@ -243,7 +253,7 @@ def _further_audio(file: AudioFile, given: Any) -> Mapping[str, Tensor]:
     return given
 
 
-def _checked(file: AudioFile, name: str, given: Any) -> Tensor:
+def _checked(file: UsableFile, name: str, given: Any) -> Tensor:
     """Audio that a metadata module returned."""
     if not isinstance(given, Tensor) or given.dim() != 2 or not given.is_floating_point():
         shape = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__

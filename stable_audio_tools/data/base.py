@@ -74,6 +74,15 @@ class Summarised(Protocol):
 
 
 @runtime_checkable
+class Ordered(Protocol):
+    """A dataset whose items must not come in any order, because of where they are read from."""
+
+    def sampler(self, *, shuffle: bool, seed: int | None, drop_last: bool, batch_size: int, num_workers: int) -> Any:
+        """The `ResumableSampler` of its loader."""
+        ...
+
+
+@runtime_checkable
 class Weighted(Protocol):
     """A dataset whose items are not all to be drawn equally often."""
 
@@ -81,4 +90,4 @@ class Weighted(Protocol):
     """(N,) how often each item is drawn, relative to others; None if equally often."""
 
 
-__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Summarised", "Weighted"]
+__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Ordered", "Summarised", "Weighted"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio import AudioInfo, Measurement
-from stable_audio_tools.data.file_table import FileTable
+from stable_audio_tools.data.file_table import UsableFiles
 from stable_audio_tools.errors import AudioError, DataError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class FileStates:
         rejected: Files of which a crop was rejected by their metadata module.
     """
 
-    def __init__(self, files: FileTable, max_unreadable_share: float) -> None:
+    def __init__(self, files: UsableFiles, max_unreadable_share: float) -> None:
         self._files = files
         self._max_share = max_unreadable_share
         lengths = files.known("num_frames", UNKNOWN).astype(np.int64)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, BinaryIO, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,61 @@ class AudioFile(NamedTuple):
     relpath: str
     captions: Captions | None
     custom_metadata: CustomMetadata | None
+
+    def opened(self) -> AbstractContextManager[Path]:
+        """What to decode."""
+        return nullcontext(self.path)
+
+    def described(self) -> dict[str, Any]:
+        """What is said of the file beside it."""
+        return self.captions(self.path) if self.captions is not None else {}
+
+
+class UsableFile(Protocol):
+    """What a dataset needs to know of an audio file, wherever it is."""
+
+    @property
+    def path(self) -> Path | str:
+        """What messages and metadata call it."""
+        ...
+
+    @property
+    def relpath(self) -> str:
+        """Its path in the dataset."""
+        ...
+
+    @property
+    def custom_metadata(self) -> CustomMetadata | None:
+        """The function of the user's metadata module."""
+        ...
+
+    def opened(self) -> AbstractContextManager[Path | BinaryIO]:
+        """What to decode."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """What is said of it beside it. Raises AudioError if it cannot be used because of that."""
+        ...
+
+
+class UsableFiles(Protocol):
+    """The files of a dataset, and what is known of all of them before any is opened."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> UsableFile: ...
+
+    def known(self, column: str, otherwise: float) -> NDArray[Any]:
+        """A number for each file: ``num_frames``, ``sample_rate``, ...; ``otherwise`` where it is not known."""
+        ...
+
+    def error(self, index: int) -> str:
+        """Why a file is known to be of no use; empty if it is not."""
+        ...
+
+    def weights(self) -> NDArray[np.float64] | None:
+        """How often each is drawn, relative to others; None if equally often."""
+        ...
 
 
 @dataclass

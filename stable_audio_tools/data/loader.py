@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from stable_audio_tools.data.base import ItemKey, Summarised, Weighted
+from stable_audio_tools.data.base import ItemKey, Ordered, Summarised, Weighted
 from stable_audio_tools.errors import StableAudioError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,13 @@ class ResumableSampler(DistributedSampler[ItemKey]):
         world, _ = self._split()
         total = len(self.dataset)  # type: ignore[arg-type]
         return total // world if self.drop_last else -(-total // world)
+
+    def extra_state(self) -> dict[str, int]:
+        """What the order of this pass depends on besides seed and epoch; kept with the position."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, int], epoch: int) -> None:
+        """Restore what `extra_state` said of the pass ``epoch``."""
 
     def begin_pass(self) -> None:
         """Go to the next epoch, unless it was set."""
@@ -133,6 +140,7 @@ class ResumableLoader(DataLoader[Any]):
             "epoch": sampler.epoch + is_done,
             "items": 0 if is_done else items * world,
             "items_per_step": step * world,
+            **({} if is_done else sampler.extra_state()),
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -142,8 +150,10 @@ class ResumableLoader(DataLoader[Any]):
         step, (world, _) = self.batch_size or 1, sampler._split()
         before, now = state.get("items_per_step", step * world), step * world
         items = (state["items"] if "items" in state else state["batches"] * now) // world
-        left = self._batches_after(items)
         sampler.seed = state["seed"]
+        sampler.set_epoch(state["epoch"])
+        sampler.load_extra_state(state, state["epoch"])
+        left = self._batches_after(items)
         sampler.set_epoch(state["epoch"] + (left == 0))
         sampler.start = self._before = items if left else 0
         self._delivered = 0
@@ -189,7 +199,11 @@ def make_loader(
     dataset: Dataset[Any], *, batch_size: int, num_workers: int, shuffle: bool, drop_last: bool, seed: int | None = None
 ) -> ResumableLoader:
     """A loader over a map-style dataset that takes `ItemKey`."""
-    sampler = ResumableSampler(dataset, shuffle=shuffle, seed=seed, drop_last=drop_last)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+    if isinstance(dataset, Ordered):
+        sampler = dataset.sampler(**options, batch_size=batch_size, num_workers=num_workers)
+    else:
+        sampler = ResumableSampler(dataset, **options)  # type: ignore[arg-type]
     return ResumableLoader(
         dataset,
         batch_size,

@@ -206,7 +206,7 @@ def test_missing_types_list_the_choices() -> None:
     (mistake,) = check_model_config({"model": {}})
     assert mistake.message == f"model_type: required key is missing; one of {', '.join(MODEL_CONFIGS)}"
     (mistake,) = check_dataset_config({"datasets": []})
-    assert mistake.message == "dataset_type: required key is missing; one of audio_dir"
+    assert mistake.message == f"dataset_type: required key is missing; one of {', '.join(DATASETS.names())}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Shards: tar files of samples, on disk or behind any URL."""

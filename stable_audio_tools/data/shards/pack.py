@@ -1,0 +1,250 @@
+"""Making shards of a folder: audio with its metadata, or pre-encoded latents."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from stable_audio_tools.data.shards.listing import MANIFEST, manifest_text
+from stable_audio_tools.data.shards.sources import AudioSource, LatentSource
+from stable_audio_tools.data.shards.storage import Storage
+from stable_audio_tools.data.shards.tars import INDEX_SUFFIX, format_index, parse_index, scan
+from stable_audio_tools.errors import AudioError, DataError
+
+logger = logging.getLogger(__name__)
+PLAN = "pack.json"  # what an unfinished folder of shards is being made of
+
+
+class PackSource(Protocol):
+    """A folder, as files that become one sample each."""
+
+    folder: Path
+    paths: Sequence[Path]
+
+    def members(self, path: Path) -> dict[str, bytes | Path] | None:
+        """What a sample of the file holds: extension -> content, or the file that has it; None leaves the file out."""
+        ...
+
+    def extras(self) -> dict[str, Path]:
+        """Files that belong to all samples: name -> file."""
+        ...
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How to pack.
+
+    Attributes:
+        shard_bytes: Size that a shard grows to, in bytes of audio or latents.
+        shard_samples: Most samples in a shard; None has no limit.
+        num_jobs: Shards written at a time.
+        seed: Of the order of files in shards; None keeps them sorted by path.
+        caption: Caption of files that have no other.
+        captions_file: A CSV table ``path,caption``.
+        custom_metadata_module: A Python file with ``get_custom_metadata(info, audio)``, called with the whole audio of each file.
+        storage_options: For fsspec, to open ``out``.
+    """
+
+    shard_bytes: int = 500_000_000
+    shard_samples: int | None = None
+    num_jobs: int = 4
+    seed: int | None = 0
+    caption: str | None = None
+    captions_file: Path | None = None
+    custom_metadata_module: Path | None = None
+    storage_options: Mapping[str, Any] | None = None
+
+
+class PackResult(NamedTuple):
+    """What was made."""
+
+    num_shards: int
+    num_samples: int
+    num_bytes: int
+    num_kept: int
+    """Shards that an earlier, interrupted run had written."""
+    num_left_out: int
+    """Files that could not be read, or that the metadata module rejected."""
+
+
+class _Shard(NamedTuple):
+    name: str
+    files: list[tuple[str, Path]]
+    """Key of the sample, and its file."""
+
+
+def pack(
+    folder: Path, out: str, options: PackOptions | None = None, *, on_progress: Callable[[int, int], None] | None = None
+) -> PackResult:
+    """Write shards of a folder. A run that was interrupted goes on where it was: finished shards stay, and nothing is half-written.
+
+    Args:
+        folder: A folder of audio files, or one that ``sat pre-encode`` wrote.
+        out: A folder, or a URL of one.
+        options: How to pack.
+        on_progress: Told how many shards of how many are done.
+
+    Raises:
+        DataError: If there is nothing to pack, or ``out`` holds something else.
+        MissingExtraError: If the package for such URLs is not installed.
+    """
+    options = options or PackOptions()
+    source = _source(folder, options)
+    shards = _plan(source, options)
+    fingerprint = _fingerprint(source, options)
+    storage = Storage(out, options.storage_options)
+    root = storage.link(storage.path(out)).rstrip("/")
+    done = _begin(storage, root, fingerprint, len(shards))
+    num_kept = len(done)
+    if done:
+        logger.info("%s: %d of %d shards are there already", out, len(done), len(shards))
+    with tempfile.TemporaryDirectory(prefix=".packing-", dir=root if storage.is_local else None) as scratch:
+
+        def write(shard: _Shard) -> dict[str, Any]:
+            return done.get(shard.name) or _write(shard, source, storage, root, Path(scratch))
+
+        entries: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(options.num_jobs) as writers:
+            for entry in writers.map(write, shards):
+                entries.append(entry)
+                if on_progress is not None:
+                    on_progress(len(entries), len(shards))
+        for name, file in source.extras().items():
+            copy = Path(scratch) / name
+            shutil.copyfile(file, copy)
+            storage.put(str(copy), f"{root}/{name}")
+    storage.write(f"{root}/{MANIFEST}", manifest_text(entries, fingerprint=fingerprint).encode())
+    num_samples = sum(entry["nsamples"] for entry in entries)
+    left_out = sum(len(shard.files) for shard in shards) - num_samples
+    return PackResult(len(entries), num_samples, sum(entry["filesize"] for entry in entries), num_kept, left_out)
+
+
+def _source(folder: Path, options: PackOptions) -> PackSource:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
+    if not LatentSource.is_one(folder):
+        return AudioSource(folder, options.caption, options.captions_file, options.custom_metadata_module)
+    if options.caption or options.captions_file or options.custom_metadata_module:
+        raise DataError(f"{folder}: holds pre-encoded latents, whose metadata is in their .json files; captions are for folders of audio")
+    return LatentSource(folder)
+
+
+def _plan(source: PackSource, options: PackOptions) -> list[_Shard]:
+    paths = sorted(source.paths)
+    if options.seed is not None:
+        random.Random(options.seed).shuffle(paths)
+    groups: list[list[tuple[str, Path]]] = [[]]
+    held, keys = 0, set[str]()
+    for path in paths:
+        size = path.stat().st_size
+        is_full = held + size > options.shard_bytes or len(groups[-1]) == options.shard_samples
+        if groups[-1] and is_full:
+            groups.append([])
+            held = 0
+        groups[-1].append((_key(path.relative_to(source.folder), keys), path))
+        held += size
+    width = max(5, len(str(len(groups))))
+    return [_Shard(f"{number:0{width}}.tar", files) for number, files in enumerate(groups)]
+
+
+def _key(relpath: Path, taken: set[str]) -> str:
+    """A name for a sample. WebDataset ends it at the first dot; and many tools cannot have spaces in it."""
+    key = wanted = re.sub(r"[.\s]", "_", relpath.with_suffix("").as_posix())
+    number = 1
+    while key in taken:
+        number += 1
+        key = f"{wanted}_{number}"
+    taken.add(key)
+    return key
+
+
+def _fingerprint(source: PackSource, options: PackOptions) -> str:
+    """What a folder of shards is made of, so that a run never goes on with shards of other files."""
+    digest = hashlib.sha256(f"{options.shard_bytes} {options.shard_samples} {options.seed} {options.caption}".encode())
+    for table in (options.captions_file, options.custom_metadata_module):
+        digest.update(table.read_bytes() if table is not None else b"-")
+    for path in sorted(source.paths):
+        state = path.stat()
+        digest.update(f"{path.relative_to(source.folder).as_posix()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _begin(storage: Storage, root: str, fingerprint: str, num_shards: int) -> dict[str, dict[str, Any]]:
+    """The shards that are there already, if they are of the same files; else make sure that there are none."""
+    if storage.is_local:
+        os.makedirs(root, exist_ok=True)
+        for scratch in Path(root).glob(".packing-*"):  # of a run that was killed
+            shutil.rmtree(scratch, ignore_errors=True)
+    found = storage.find(root)
+    plan = storage.read_whole(f"{root}/{PLAN}")
+    if plan is None:
+        if any(link.endswith(".tar") for link in found):
+            raise DataError(f"{root}: holds shards that were not packed here; give an empty folder")
+        text = json.dumps({"fingerprint": fingerprint, "num_shards": num_shards}) + "\n"
+        storage.write(f"{root}/{PLAN}", text.encode())
+        return {}
+    if json.loads(plan).get("fingerprint") != fingerprint:
+        raise DataError(
+            f"{root}: holds shards of other files, or packed with other options (or the files have changed since); empty it, or give "
+            "another folder"
+        )
+    return {entry["url"]: entry for link in found if (entry := _finished(storage, link, found)) is not None}
+
+
+def _finished(storage: Storage, link: str, found: Mapping[str, int]) -> dict[str, Any] | None:
+    """The manifest's entry of a shard whose index is there too: that is written after it."""
+    index_link = f"{link.removesuffix('.tar')}{INDEX_SUFFIX}"
+    if not link.endswith(".tar") or index_link not in found:
+        return None
+    text = storage.read_whole(index_link)
+    index = parse_index(text.decode(), found[link]) if text is not None else None
+    return None if index is None else _entry(link.rsplit("/", 1)[-1], len(index.samples), found[link])
+
+
+def _entry(name: str, num_samples: int, size: int) -> dict[str, Any]:
+    return {"url": name, "nsamples": num_samples, "filesize": size}
+
+
+def _write(shard: _Shard, source: PackSource, storage: Storage, root: str, scratch: Path) -> dict[str, Any]:
+    file = scratch / shard.name
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
+        for key, path in shard.files:
+            try:
+                members = source.members(path)
+            except AudioError as error:
+                logger.warning("left out: %s", error)
+                continue
+            for ext, content in (members or {}).items():
+                _add(tar, f"{key}.{ext}", content)
+    size = file.stat().st_size
+    with open(file, "rb") as opened:
+        samples = scan(opened, size, shard.name).samples
+    text = format_index(samples)
+    assert text is not None, "keys have no line breaks"
+    storage.put(str(file), f"{root}/{shard.name}")
+    storage.write(f"{root}/{shard.name.removesuffix('.tar')}{INDEX_SUFFIX}", text.encode())
+    return _entry(shard.name, len(samples), size)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:
+    info = tarfile.TarInfo(name)  # of no date and nobody: the same files make the same shards
+    if isinstance(content, bytes):
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+        return
+    with open(content, "rb") as file:
+        info.size = os.fstat(file.fileno()).st_size
+        tar.addfile(info, file)

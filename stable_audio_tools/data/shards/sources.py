@@ -1,0 +1,119 @@
+"""What can be packed into shards: folders of audio, and folders of latents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stable_audio_tools.audio import load, probe
+from stable_audio_tools.data.files import find_audio_files, find_audio_names
+from stable_audio_tools.data.metadata import Captions, MetadataModule
+from stable_audio_tools.errors import DataError
+
+SILENCE = "silence"  # latents that pad others, not an item
+
+
+class AudioSource:
+    """Audio files, each with what is known of it: captions, sidecar files, the result of a metadata module.
+
+    Args:
+        folder: The folder.
+        caption: Caption of files that have no other.
+        captions_file: A CSV table ``path,caption``.
+        module: A Python file with ``get_custom_metadata(info, audio)``.
+
+    Raises:
+        DataError: If there are no audio files, or a file beside them is wrong.
+    """
+
+    def __init__(self, folder: Path, caption: str | None = None, captions_file: Path | None = None, module: Path | None = None) -> None:
+        self.folder = folder
+        self.captions = Captions(folder, table=captions_file, caption=caption)
+        self.paths: Sequence[Path] = [folder / name for name in self.captions.select(find_audio_names(folder))]
+        if not self.paths:
+            raise DataError(f"{folder}: holds no audio files and no latents, so there is nothing to pack")
+        self.module = MetadataModule(module) if module is not None else None
+        if self.module is not None:
+            self.module.load()  # its mistakes are found now
+
+    def members(self, path: Path) -> dict[str, bytes | Path] | None:
+        """The file, and its metadata with where it was.
+
+        Raises:
+            AudioError: If it cannot be decoded.
+            DataError: If the metadata cannot be kept as JSON.
+        """
+        relpath = path.relative_to(self.folder).as_posix()
+        probe(path)
+        metadata = self.captions(path)
+        if self.module is not None:
+            audio = load(path)
+            known = {"path": str(path), "relpath": relpath, "sample_rate": audio.sample_rate}
+            known["seconds_total"] = -(-audio.samples.shape[-1] // audio.sample_rate)
+            metadata |= self.module({**known, **metadata}, audio.samples)
+        if metadata.pop("__reject__", False):
+            return None
+        return {path.suffix[1:].lower(): path, "json": _as_json(path, {**metadata, "relpath": relpath})}
+
+    def extras(self) -> dict[str, Path]:
+        """None."""
+        return {}
+
+
+def _as_json(path: Path, metadata: dict[str, Any]) -> bytes:
+    for key, value in metadata.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: metadata {key!r} is {type(value).__name__}, which JSON cannot hold ({error}); let the metadata module run in "
+                "training instead, as custom_metadata_module of the dataset"
+            ) from error
+    return json.dumps(metadata, ensure_ascii=False).encode()
+
+
+class LatentSource:
+    """Latents as ``sat pre-encode`` writes them: ``<name>.npy`` with ``<name>.json``.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DataError: If latents have no metadata beside them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.paths: Sequence[Path] = [path for path in find_audio_files(folder, [".npy"]) if path.stem != SILENCE]
+        lacking = [path for path in self.paths if not path.with_suffix(".json").is_file()]
+        if lacking:
+            raise DataError(f"{lacking[0].with_suffix('.json')}: no such file; {len(lacking)} of {len(self.paths)} latents have none")
+
+    @staticmethod
+    def is_one(folder: Path) -> bool:
+        """Whether a folder holds latents and no audio."""
+        return not find_audio_files(folder) and any(path.stem != SILENCE for path in find_audio_files(folder, [".npy"]))
+
+    def members(self, path: Path) -> dict[str, bytes | Path]:
+        """Both files.
+
+        Raises:
+            DataError: If they do not hold what they should.
+        """
+        try:
+            shape = np.load(path, mmap_mode="r").shape
+            metadata = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read as latents with metadata: {error}") from error
+        if len(shape) != 2 or not isinstance(metadata, dict):
+            raise DataError(f"{path}: latents are (channels, frames) with an object of metadata, got {shape} and {metadata!r:.40}")
+        return {"npy": path, "json": path.with_suffix(".json")}
+
+    def extras(self) -> dict[str, Path]:
+        """What is said of all latents, and the latents of silence."""
+        found = [self.folder / name for name in ("details.json", f"{SILENCE}.npy")]
+        return {path.name: path for path in found if path.is_file()}
