@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from stable_audio_tools.config.base import Component, Strict, part_mistakes
-from stable_audio_tools.config.dataset import AudioFolder
+from stable_audio_tools.config.dataset import AudioFolder, LatentFolder
 from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS, ModelConfig, PretransformBlock
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.errors import ConfigError
@@ -62,9 +62,10 @@ def check_files(source: Source) -> list[Mistake]:
     config = cast("dict[str, Any]", data)
     found: list[Mistake] = []
     for parameter in DATASETS.schema(config["dataset_type"]).parameters:
-        if AudioFolder in typing.get_args(parameter.annotation):
-            for index, folder in enumerate(config.get(parameter.name) or []):
-                absent = AudioFolder.model_validate(folder).absent(source.folder)
+        for kind in (AudioFolder, LatentFolder):
+            entries = config.get(parameter.name) if kind in typing.get_args(parameter.annotation) else None
+            for index, folder in enumerate(entries or []):
+                absent = kind.model_validate(folder).absent(source.folder)
                 found += [mistake.under(parameter.name, index) for mistake in absent]
     return found
 

@@ -30,12 +30,44 @@ class AudioFolder(Strict):
 
     def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
         """Mistakes about files that do not exist on this machine; locations relative to this object."""
-        folder = resolve(self.path, base_dir)
-        if not folder.is_dir():
-            yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
-        for key, path in (("custom_metadata_module", self.custom_metadata_module), ("captions_file", self.captions_file)):
-            if path and not resolve(path, base_dir).is_file():
-                yield Mistake((key,), f"{resolve(path, base_dir)}: no such file")
+        yield from _absent_folder(self.path, base_dir)
+        yield from _absent_files(base_dir, custom_metadata_module=self.custom_metadata_module, captions_file=self.captions_file)
+
+
+class LatentFolder(Strict):
+    """One folder of pre-encoded items, as ``sat pre-encode`` writes it.
+
+    Attributes:
+        path: The folder; searched with all its sub-folders.
+        id: A name, for people.
+        custom_metadata_module: A Python file with ``get_custom_metadata(info, latents)``.
+        filelist_path: A text file that names the files to use, one per line, relative to the folder; without it, ``filelist.txt`` in the
+            folder if there is one.
+        latent_extension: Suffix of the files, if it is not that of the other folders.
+    """
+
+    path: str = Field(min_length=1)
+    id: str = ""
+    custom_metadata_module: str | None = None
+    filelist_path: str | None = None
+    latent_extension: str | None = None
+
+    def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
+        """Mistakes about files that do not exist on this machine; locations relative to this object."""
+        yield from _absent_folder(self.path, base_dir)
+        yield from _absent_files(base_dir, custom_metadata_module=self.custom_metadata_module, filelist_path=self.filelist_path)
+
+
+def _absent_folder(path: str, base_dir: Path | None) -> Iterator[Mistake]:
+    folder = resolve(path, base_dir)
+    if not folder.is_dir():
+        yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
+
+
+def _absent_files(base_dir: Path | None, **files: str | None) -> Iterator[Mistake]:
+    for key, path in files.items():
+        if path and not resolve(path, base_dir).is_file():
+            yield Mistake((key,), f"{resolve(path, base_dir)}: no such file")
 
 
 def resolve(path: str, base_dir: Path | None) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.audio import apply_crop, force_channels, load, pad_crop, plan_crop, probe
+from stable_audio_tools.audio import CropPlan, apply_crop, force_channels, load, pad_crop, plan_crop, probe
 from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemDataset, ItemKey
@@ -132,6 +132,9 @@ class SampleDataset(ItemDataset):
                 break
         raise DataError(f"no usable audio found in {len(self.files)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
 
+    def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
+        return self._item(key.index if isinstance(key, ItemKey) else key, _stream(key, 0))
+
     def _candidates(self, index: int, rng: Any) -> Iterator[int]:
         """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
         yield index
@@ -148,7 +151,7 @@ class SampleDataset(ItemDataset):
                 info = probe(file.path)
                 self.rates[index], self.lengths[index] = info.sample_rate, info.num_frames
             total = -(-int(self.lengths[index]) * self.sample_rate // int(self.rates[index]))  # at our rate, rounded up
-            plan = plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
+            plan = self._plan(index, total, rng)
             span = load(file.path, start=plan.start, num_frames=self.sample_size, sample_rate=self.sample_rate)
         except AudioError as error:
             self.lengths[index] = UNREADABLE
@@ -182,6 +185,10 @@ class SampleDataset(ItemDataset):
             cropped = pad_crop(extra, self.sample_size, start=start).audio * polarity
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
         return (audio, metadata), ""
+
+    def _plan(self, index: int, total: int, rng: Any) -> CropPlan:
+        """Which part of a file of ``total`` samples an item is."""
+        return plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
 
     @property
     def num_unreadable(self) -> int:

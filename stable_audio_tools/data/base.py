@@ -20,6 +20,7 @@ Metadata keys that every item has:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -37,6 +38,10 @@ class ItemDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
         raise NotImplementedError
 
+    def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
+        """The item itself and never another in its place; or None, and why it cannot be used."""
+        return self[key], ""
+
 
 class ItemKey(NamedTuple):
     """Which item, in which pass through the data. An item's randomness depends on both and on nothing else, so a run can be resumed.
@@ -45,11 +50,13 @@ class ItemKey(NamedTuple):
         index: Of the item.
         epoch: Of the pass.
         seed: Of the run.
+        length: How long the item is to be, where items of a batch share a length that others do not have; None is the dataset's.
     """
 
     index: int
     epoch: int
     seed: int
+    length: int | None = None
 
 
 @runtime_checkable
@@ -71,4 +78,14 @@ class Summarised(Protocol):
         ...
 
 
-__all__ = ["DATASETS", "ItemDataset", "ItemKey", "Summarised"]
+@runtime_checkable
+class Bucketed(Protocol):
+    """A dataset whose items come in several lengths. Its loader makes batches of one length each; see `stable_audio_tools.data.buckets`."""
+
+    @property
+    def bucket_lengths(self) -> Sequence[int] | None:
+        """The length that each item is padded to, by index; None if all have the same."""
+        ...
+
+
+__all__ = ["DATASETS", "Bucketed", "ItemDataset", "ItemKey", "Summarised"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from stable_audio_tools.data.base import ItemKey, Summarised
-from stable_audio_tools.errors import StableAudioError
+from stable_audio_tools.data.base import Bucketed, ItemKey, Summarised
+from stable_audio_tools.errors import DataError, StableAudioError
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +59,24 @@ class ResumableSampler(DistributedSampler[ItemKey]):
             self.epoch += 1
         self._was_used = True
 
-    def __iter__(self) -> Iterator[ItemKey]:
-        world, rank = self._split()
+    order_depends_on_batches = False  # whether a pass with batches of another size has another order
+
+    def order(self, world: int) -> list[tuple[int, int | None]]:
+        """Index and length of every item of this pass, for ``world`` processes that take turns."""
+        return [(index, None) for index in self.permutation()]
+
+    def permutation(self) -> list[int]:
+        """All indices, shuffled if they are to be."""
         total = len(self.dataset)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(total, generator=generator).tolist() if self.shuffle else list(range(total))
-        count = len(self) * world
-        order = (order * -(-count // total))[:count]
+        return torch.randperm(total, generator=generator).tolist() if self.shuffle else list(range(total))
+
+    def __iter__(self) -> Iterator[ItemKey]:
+        world, rank = self._split()
+        order, count = self.order(world), len(self) * world
+        order = (order * -(-count // len(order)))[:count]
         mine, self.start = order[rank::world][self.start :], 0
-        return iter([ItemKey(index, self.epoch if self.shuffle else 0, self.seed) for index in mine])
+        return iter([ItemKey(index, self.epoch if self.shuffle else 0, self.seed, length) for index, length in mine])
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -91,7 +100,7 @@ class ResumableLoader(DataLoader[Any]):
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in _with_plain_errors(batches):
+        for batch in with_plain_errors(batches):
             self._delivered += 1
             items = self._before + self._delivered * (self.batch_size or 1)
             if self._batches_after(items) == 0:  # here, not after the loop: Lightning never asks for more than the last batch
@@ -125,6 +134,10 @@ class ResumableLoader(DataLoader[Any]):
         step, (world, _) = self.batch_size or 1, sampler._split()
         before, now = state.get("items_per_step", step * world), step * world
         items = (state["items"] if "items" in state else state["batches"] * now) // world
+        if before != now and sampler.order_depends_on_batches and items:
+            logger.warning("resumed with %d items per batch instead of %d, on which the order of length buckets depends: this pass begins "
+                           "anew", now, before)  # fmt: skip
+            items, before = 0, now
         left = self._batches_after(items)
         sampler.seed = state["seed"]
         sampler.set_epoch(state["epoch"] + (left == 0))
@@ -141,7 +154,7 @@ class ResumableLoader(DataLoader[Any]):
         return left // step if self.drop_last else -(-left // step)
 
 
-def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+def with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
     """Our errors as they were raised in a worker: torch hands them over with the worker's traceback for a message."""
     try:
         yield from batches
@@ -160,7 +173,7 @@ def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:
         if isinstance(values[0], (int, float)):
             batch.append(np.array(values))
         elif isinstance(values[0], Tensor):
-            batch.append(torch.stack(values))
+            batch.append(_stack(values))
         elif isinstance(values[0], np.ndarray):
             batch.append(np.array(values))
         else:
@@ -168,11 +181,27 @@ def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:
     return batch
 
 
+def _stack(values: Sequence[Tensor]) -> Tensor:
+    shapes = dict.fromkeys(tuple(value.shape) for value in values)
+    if len(shapes) > 1:
+        raise DataError(
+            f"items of one batch have different shapes: {', '.join(map(str, shapes))}; if these are pre-encoded, set latent_crop_length or "
+            "length_buckets in the dataset config"
+        )
+    return torch.stack(list(values))
+
+
 def make_loader(
     dataset: Dataset[Any], *, batch_size: int, num_workers: int, shuffle: bool, drop_last: bool, seed: int | None = None
 ) -> ResumableLoader:
     """A loader over a map-style dataset that takes `ItemKey`."""
-    sampler = ResumableSampler(dataset, shuffle=shuffle, seed=seed, drop_last=drop_last)  # type: ignore[arg-type]
+    from stable_audio_tools.data.buckets import BucketSampler
+
+    options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+    if isinstance(dataset, Bucketed) and dataset.bucket_lengths is not None:
+        sampler: ResumableSampler = BucketSampler(dataset.bucket_lengths, batch_size=batch_size, **options)
+    else:
+        sampler = ResumableSampler(dataset, **options)  # type: ignore[arg-type]
     return ResumableLoader(
         dataset,
         batch_size,
