@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -91,21 +92,12 @@ class LatentStore:
         try:
             tensor = load_file(path)[TENSOR] if path.suffix == ".safetensors" else torch.from_numpy(np.load(path))
         except (OSError, ValueError, EOFError, TypeError, KeyError, SafetensorError) as error:
-            raise DataError(f"{path}: cannot be read as latents: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else f"no whole {path.suffix} file of numbers"
+            raise DataError(f"{path}: cannot be read as latents: {reason}") from error
         tensor = tensor[0] if tensor.dim() == 3 and tensor.shape[0] == 1 else tensor
         if tensor.dim() != 2 or tensor.shape[-1] == 0:
             raise DataError(f"{path}: latents are (channels, frames), got shape {tuple(tensor.shape)}")
         return tensor.float() if tensor.is_floating_point() else tensor
-
-    def channels(self, path: Path) -> int:
-        """D of one file, from its header."""
-        if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, "pt") as file:
-                    return int(file.get_slice(TENSOR).get_shape()[-2])
-            except (OSError, SafetensorError) as error:
-                raise DataError(f"{path}: cannot be read as latents: {error}") from error
-        return self.latents(path).shape[0]
 
     def metadata(self, path: Path) -> dict[str, Any]:
         """What the JSON file beside a file says.
@@ -140,6 +132,20 @@ class LatentStore:
         details = _read_object(self.folder / DETAILS) if (self.folder / DETAILS).is_file() else {}
         value = details.get("sample_size")
         return value if isinstance(value, int) else None
+
+    @cached_property
+    def channels(self) -> int:
+        """D, or 2 D where mean and scale are stored, from the card or the first file that can be read.
+
+        Raises:
+            DataError: If none can.
+        """
+        if isinstance(self.card.get("latent_channels"), int):
+            return self.card["latent_channels"]
+        for path in self.paths[:-1]:
+            with suppress(DataError):
+                return self.latents(path).shape[0]
+        return self.latents(self.paths[-1]).shape[0]
 
     @cached_property
     def silence(self) -> Tensor | None:

@@ -7,7 +7,7 @@ import math
 import random
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from stable_audio_tools.config.base import PositiveFloat, PositiveInt
 from stable_audio_tools.config.dataset import LatentFolder, resolve
 from stable_audio_tools.data.audio_dir import LocalDatasetConfig
 from stable_audio_tools.data.base import ItemDataset, ItemKey
-from stable_audio_tools.data.latent_store import LatentStore, real_frames
+from stable_audio_tools.data.latent_crop import crop_latents
+from stable_audio_tools.data.latent_store import LatentStore
 from stable_audio_tools.data.metadata import CustomMetadata, MetadataModule
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
@@ -159,7 +160,8 @@ class PreEncodedDataset(ItemDataset):
             logger.warning("skipped: %s", error)
             return None, str(error)
         metadata["latent_filename"] = str(file.path)
-        latents = self._cut(latents, metadata, file.store, rng, length)
+        wanted = length or self.options.latent_crop_length
+        latents = crop_latents(latents, metadata, file.store, wanted, rng if self.options.random_crop else None)
         kind = metadata.get("stored", file.store.card.get("store"))
         if kind == "mean-scale":
             mean, scale = latents.chunk(2)
@@ -177,28 +179,6 @@ class PreEncodedDataset(ItemDataset):
             _use_cached(metadata, name, file)
         metadata["audio"] = latents
         return (latents, metadata), ""
-
-    def _cut(self, latents: Tensor, metadata: dict[str, Any], store: LatentStore, rng: Any, length: int | None) -> Tensor:
-        """Crop or pad to the wanted length, and let the metadata say what was done."""
-        held = latents.shape[-1]
-        mask = torch.as_tensor(metadata.get("padding_mask") or [1] * held, dtype=torch.float32).reshape(-1)
-        if len(mask) != held:
-            raise DataError(f"{metadata['latent_filename']}: {held} frames, but a padding_mask of {len(mask)}; were its files mixed up?")
-        wanted = length or self.options.latent_crop_length
-        target = wanted or _whole_length(store, metadata) or held
-        real = real_frames(mask) or 0
-        start = rng.randint(0, real - target) if self.options.random_crop and real > target else 0
-        latents, mask = latents[:, start : start + target], mask[start : start + target]
-        missing = target - latents.shape[-1]
-        if missing:
-            latents = torch.cat([latents, _silence(store.silence, latents, missing)], dim=-1)  # (D, target)
-            mask = torch.nn.functional.pad(mask, (0, missing))
-        metadata["padding_mask"] = mask
-        if wanted:
-            metadata |= {"latent_crop_length": target, "latent_crop_start": start}
-        if start or target < held:
-            _move(metadata, store, start, target)
-        return latents
 
     @property
     def num_unreadable(self) -> int:
@@ -226,36 +206,6 @@ def _stream(key: int | ItemKey, purpose: str | int) -> Any:
     return random.Random(f"{key.seed}/{key.epoch}/{key.index}/{purpose}") if isinstance(key, ItemKey) else random
 
 
-def _whole_length(store: LatentStore, metadata: Mapping[str, Any]) -> int | None:
-    """Frames of a whole crop, to which items that were stored without their padding are padded."""
-    ratio = metadata.get("downsampling_ratio")
-    return -(-store.sample_size // ratio) if isinstance(ratio, int) and store.sample_size else None
-
-
-def _silence(silence: Tensor | None, latents: Tensor, missing: int) -> Tensor:
-    """What follows ``latents`` (D, L): encoded silence from there on, repeated if it is too short, or zeros; (D, missing)."""
-    if silence is None or silence.shape[0] != latents.shape[0]:
-        return latents.new_zeros(latents.shape[0], missing)
-    held = latents.shape[-1]
-    if silence.shape[-1] >= held + missing:
-        return silence[:, held : held + missing]
-    return silence.repeat(1, -(-missing // silence.shape[-1]))[:, :missing]
-
-
-def _move(metadata: dict[str, Any], store: LatentStore, start: int, length: int) -> None:
-    """Say where the crop lies in the whole clip: ``seconds_start`` and ``timestamps``, as for a crop of audio."""
-    ratio, rate, times = metadata.get("downsampling_ratio"), metadata.get("sample_rate"), metadata.get("timestamps")
-    if ratio is None and store.sample_size and (frames := store.card.get("latent_length")):
-        ratio = store.sample_size / frames
-    if ratio is None or not isinstance(rate, (int, float)) or times is None or store.sample_size is None:
-        return  # a folder of another program that does not say how long a frame is
-    share = float(times[1]) - float(times[0])  # of the clip, or of the crop if that is longer
-    whole = store.sample_size / share  # samples
-    begin = float(times[0]) * whole + start * ratio
-    metadata["seconds_start"] = int(round(begin) // rate)
-    metadata["timestamps"] = [begin / whole, (begin + length * ratio) / whole]
-
-
 def _use_cached(metadata: dict[str, Any], name: str, file: _File) -> None:
     text = metadata.get(name)
     if not isinstance(text, str):
@@ -276,7 +226,7 @@ def _refuse_mixtures(stores: Sequence[LatentStore], sample_rate: int | None) -> 
     kinds: Counter[tuple[Any, ...]] = Counter()
     named: dict[tuple[Any, ...], Path] = {}
     for store in stores:
-        channels = store.channels(store.paths[0])
+        channels = store.channels
         is_pair = store.card.get("store") == "mean-scale"
         kind = (channels // 2 if is_pair else channels, store.card.get("model", {}).get("hash"))
         kinds[kind] += 1
@@ -288,7 +238,7 @@ def _refuse_mixtures(stores: Sequence[LatentStore], sample_rate: int | None) -> 
         texts = ", ".join(f"{folder} {kind[0]}" for kind, folder in named.items())
         raise DataError(f"the folders hold latents of different widths: {texts}; they were encoded by different models")
     if len({kind[1] for kind in kinds if kind[1]}) > 1:
-        raise DataError(f"the folders were encoded by different models, by their {'card.json'}: {', '.join(map(str, named.values()))}")
+        raise DataError(f"the folders were encoded by different models, by their card.json: {', '.join(map(str, named.values()))}")
 
 
 @DATASETS.register("pre_encoded", latents=True)
