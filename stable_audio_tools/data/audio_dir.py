@@ -264,11 +264,12 @@ def audio_dir(
         drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
         augment_phase: Flip the polarity of half of the items.
     """
-    configs = [_local_config(folder, base_dir) for folder in datasets]
+    configs = [local_config(folder, base_dir) for folder in datasets]
     return SampleDataset(configs, sample_size, sample_rate, random_crop, audio_channels, augment_phase)
 
 
-def _local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
+def local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
+    """One folder of a config, its metadata module tried out."""
     path = resolve(folder.path, base_dir)
     table = resolve(folder.captions_file, base_dir) if folder.captions_file else None
     module = MetadataModule(resolve(folder.custom_metadata_module, base_dir)) if folder.custom_metadata_module else None

@@ -156,10 +156,12 @@ def pre_encode(
     source = _deterministic(read_source(options.dataset_config, name="dataset config"))
     model, config, name = _load_model(options)
     device = _device(options.device, place)
-    model = model.to(device=device, dtype=torch.float16 if options.model_half else None).eval().requires_grad_(False)
+    model = model.to(device).eval()
     sample_size = options.sample_size or (config.get("sample_size") if "pretransform" in config["model"] else None) or DEFAULT_SAMPLE_SIZE
     stored: Stored = "tokens" if options.is_discrete else options.store
     encoder = LatentEncoder(model, stored=stored, sample_size=sample_size, full_length=options.full_length)
+    if options.model_half:
+        encoder.module.half()
     sample_size = encoder.frames * encoder.ratio  # whole frames
     dataset = create_dataset_from_config(source, sample_size, config["sample_rate"], encoder.audio_channels)
     if not isinstance(dataset, ItemDataset):

@@ -261,21 +261,19 @@ def _refuse_confusion(config: ModelConfig, dataset: Source) -> None:
     kind = dataset.data.get("dataset_type") if isinstance(dataset.data, Mapping) else None
     if not isinstance(kind, str) or kind not in DATASETS or ":" in kind:
         return  # to be told when it is checked; of other people's datasets nothing is known
-    facts = DATASETS.part(kind).facts
-    is_latent = dataset.data.get("pre_encoded") is True if "pre_encoded" in DATASETS.schema(kind).keys else bool(facts.get("latents"))
+    has_key = any(parameter.name == "pre_encoded" for parameter in DATASETS.schema(kind).parameters)
+    is_latent = dataset.data.get("pre_encoded") is True if has_key else bool(DATASETS.part(kind).facts.get("latents"))
     wants_latents = getattr(config.training, "pre_encoded", None)
     if wants_latents is not None and getattr(config.model, "pretransform", None) is None:
         return  # the model takes what the dataset gives
     if wants_latents is None and is_latent:
-        raise ConfigError(
-            f"{dataset.name}: holds latents, but model_type {config.model_type!r} trains on audio; use dataset_type 'audio_dir'"
-        )
+        raise ConfigError(f"{dataset.name}: holds latents, but {config.model_type!r} models train on audio; use dataset_type 'audio_dir'")
     if wants_latents is False and is_latent:
         raise ConfigError(f'{dataset.name}: holds latents, but the model would encode them again; set "pre_encoded": true in its training')
     if wants_latents is True and not is_latent:
         raise ConfigError(
-            f"{dataset.name}: holds audio, but the model's training.pre_encoded is true, so it wants latents; set it to false, or encode the "
-            "dataset with sat pre-encode and use dataset_type 'pre_encoded'"
+            f"{dataset.name}: holds audio, but the model's training.pre_encoded is true, so it wants latents; set it to false, or encode "
+            "the dataset with sat pre-encode and use dataset_type 'pre_encoded'"
         )
 
 

@@ -1,0 +1,105 @@
+"""Folders of audio files of which every part is an item: long files as several crops, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stable_audio_tools.audio import CropPlan, plan_crop_at, probe
+from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
+from stable_audio_tools.config.dataset import AudioFolder
+from stable_audio_tools.data.audio_dir import UNKNOWN, LocalDatasetConfig, SampleDataset, local_config
+from stable_audio_tools.errors import AudioError, DataError
+from stable_audio_tools.families import DATASETS
+
+NUM_READERS = 16  # threads: reading the headers of many files is waiting for them
+
+
+class CropsDataset(SampleDataset):
+    """All crops of all files; the last of a file is padded.
+
+    Args:
+        configs: Folders.
+        sample_size: Length of the crops, in samples.
+        sample_rate: Rate of the result, in Hz.
+        force_channels: ``"mono"``, ``"stereo"``, or a number of channels.
+        augment_phase: Flip the polarity of half of the items.
+        overlap_sec: Seconds that crops share with the one before.
+        min_crop_sec: Leave out the last crop of a file if less than this of it is audio; a file's first crop is always there.
+
+    Raises:
+        DataError: If crops do not move on, or there are no files.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[LocalDatasetConfig],
+        sample_size: int = 65536,
+        sample_rate: int = 48000,
+        force_channels: str | int = "stereo",
+        augment_phase: bool = False,
+        overlap_sec: float = 0.0,
+        min_crop_sec: float = 1.0,
+    ) -> None:
+        super().__init__(configs, sample_size, sample_rate, False, force_channels, augment_phase)
+        hop = sample_size - round(overlap_sec * sample_rate)
+        if hop < 1:
+            raise DataError(f"overlap_sec: {overlap_sec:g} s is no less than a crop, which has {sample_size / sample_rate:g} s")
+        least = max(round(min_crop_sec * sample_rate), 1)
+        with ThreadPoolExecutor(NUM_READERS) as readers:
+            totals = list(readers.map(self._total, range(len(self.files))))
+        crops = [
+            (file, start)
+            for file, total in zip(self.files, totals, strict=True)
+            for start in range(0, max(total, 1), hop)
+            if start == 0 or (total - start >= least and total - start > sample_size - hop)  # not only what the one before holds too
+        ]
+        self.files = [file for file, _ in crops]
+        self.starts = torch.tensor([start for _, start in crops])
+        self.lengths = torch.full((len(crops),), UNKNOWN, dtype=torch.int64).share_memory_()
+        self.rates = torch.zeros(len(crops), dtype=torch.int64).share_memory_()
+        self.silent, self.rejected = (torch.zeros(len(crops), dtype=torch.bool).share_memory_() for _ in range(2))
+
+    def _total(self, index: int) -> int:
+        """Samples of a file at our rate; 0 of one that cannot be read, which is told when it is asked for."""
+        try:
+            info = probe(self.files[index].path)
+        except AudioError:
+            return 0
+        return -(-info.num_frames * self.sample_rate // info.sample_rate)
+
+    def _plan(self, index: int, total: int, rng: Any) -> CropPlan:
+        return plan_crop_at(min(int(self.starts[index]), total), total, self.sample_size, self.sample_rate)
+
+
+@DATASETS.register("audio_crops")
+def audio_crops(
+    datasets: list[AudioFolder],
+    sample_size: int,
+    sample_rate: PositiveInt,
+    audio_channels: PositiveInt,
+    base_dir: Path | None,
+    overlap_sec: NonNegativeFloat = 0.0,
+    min_crop_sec: NonNegativeFloat = 1.0,
+    drop_last: bool = True,
+    augment_phase: bool = False,
+) -> CropsDataset:
+    """Folders of audio files, of which every part is an item.
+
+    Args:
+        datasets: The folders.
+        sample_size: Length of the crops, in samples.
+        sample_rate: Rate of the result, in Hz.
+        audio_channels: 1 makes everything mono, 2 stereo.
+        base_dir: Folder of the config file, for relative paths.
+        overlap_sec: Seconds that crops share with the one before.
+        min_crop_sec: Leave out the last crop of a file if less than this of it is audio, in seconds; its first crop is always there.
+        drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
+        augment_phase: Flip the polarity of half of the items.
+    """
+    configs = [local_config(folder, base_dir) for folder in datasets]
+    return CropsDataset(configs, sample_size, sample_rate, audio_channels, augment_phase, overlap_sec, min_crop_sec)
