@@ -211,12 +211,12 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         drop_last=drop_last,
         collate_fn=collation_fn,
-        worker_init_fn=_leave_signals_to_main,
+        worker_init_fn=leave_signals_to_main,
         generator=torch.Generator().manual_seed(sampler.seed),
     )
 
 
-def _leave_signals_to_main(worker: int) -> None:
+def leave_signals_to_main(worker: int) -> None:
     """Ctrl-C, and many a SIGTERM, reach every process of a group. Workers that died of it would end the run before it can save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Only the first one: the main process ends a stuck worker with SIGTERM too, and more than once.

@@ -25,12 +25,13 @@ class ConditionCache:
         model: A model with conditioners.
         names: Ids of conditioners.
         folder: The store.
+        device: Where the model is.
 
     Raises:
         ConfigError: If the model has no such conditioner.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], folder: Path) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], folder: Path, device: torch.device) -> None:
         conditioners: Any = getattr(getattr(model, "conditioner", None), "conditioners", {})
         for name in names:
             if name not in conditioners:
@@ -40,9 +41,10 @@ class ConditionCache:
                 logger.warning("--cache-conditions %s: this conditioner has trainable weights, which its cached embeddings freeze", name)
         self.conditioners = {name: conditioners[name] for name in names}
         self.folder = folder
+        self.device = device
 
     @torch.inference_mode()
-    def keep(self, metadata: Mapping[str, Any], device: torch.device) -> None:
+    def keep(self, metadata: Mapping[str, Any]) -> None:
         """Embed the texts of one item, unless they are there.
 
         Raises:
@@ -55,7 +57,7 @@ class ConditionCache:
             path = self.folder / condition_path(name, text)
             if path.is_file():
                 continue
-            embedding, mask = conditioner([text], device)
+            embedding, mask = conditioner([text], self.device)
             tensors = {"embedding": embedding[0].float().cpu().contiguous()}  # (S, D)
             if mask is not None:
                 tensors["mask"] = mask[0].to(torch.uint8).cpu().contiguous()  # (S,)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,66 +26,14 @@ from stable_audio_tools.preencode.card import begin_card, digest_of, finish_card
 from stable_audio_tools.preencode.conditions import ConditionCache
 from stable_audio_tools.preencode.encoder import Clip, LatentEncoder, Stored, noise_seed
 from stable_audio_tools.preencode.machines import Place
+from stable_audio_tools.preencode.metadata import plain_metadata
+from stable_audio_tools.preencode.options import DTYPES, PreEncodeOptions, refuse_impossible
 from stable_audio_tools.preencode.store import Done, Format, ItemId, StoreWriter, storable, write_latents
 from stable_audio_tools.preencode.work import Loaded, Work, batches
 from stable_audio_tools.registry.schema import without_comments
 
 logger = logging.getLogger(__name__)
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_SAMPLE_SIZE = 1320960  # of scripts for autoencoders: 645 frames of Stable Audio's
-GROUP = 64  # items that are done together: so many at most are encoded again after a crash
-MAX_ELEMENTS = 16384  # of a tensor that is metadata, and not audio
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreEncodeOptions:
-    """What to encode, with what, and where to.
-
-    Attributes:
-        dataset_config: JSON file, or the config itself.
-        output_path: The store.
-        model_config: JSON file, or the config itself.
-        ckpt_path: Unwrapped model, or training checkpoint.
-        pretrained_name: Folder, or id on the hub, of a published model, instead of these two.
-        model_half: Encode in float16.
-        sample_size: Samples of a crop; None is the ``sample_size`` of a model that generates, and 1320960 for an autoencoder.
-        batch_size: Clips at a time.
-        num_workers: Processes that load audio.
-        store: ``sample``, ``mean`` or ``mean-scale``.
-        is_discrete: Store tokens instead.
-        dtype: ``fp32``, ``fp16`` or ``bf16``.
-        format: ``npy``, ``safetensors`` or ``wds``.
-        pad: Store every item with the length of a whole crop; otherwise only frames that hold audio.
-        full_length: Also encode every item with padding up to a whole crop.
-        shard_size: Items per group, which is what is done again after a crash, and per tar file.
-        limit_batches: Encode so many batches at most.
-        shuffle: Go through the items in random order.
-        seed: Of noise, random crops and that order.
-        cache_conditions: Ids of text conditioners whose embeddings to keep.
-        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
-    """
-
-    dataset_config: str | Path | Mapping[str, Any]
-    output_path: str | Path
-    model_config: str | Path | Mapping[str, Any] | None = None
-    ckpt_path: str | Path | None = None
-    pretrained_name: str | None = None
-    model_half: bool = False
-    sample_size: int | None = None
-    batch_size: int = 1
-    num_workers: int = 4
-    store: Stored = "sample"
-    is_discrete: bool = False
-    dtype: str = "fp32"
-    format: Format = "npy"
-    pad: bool = True
-    full_length: bool = False
-    shard_size: int = GROUP
-    limit_batches: int | None = None
-    shuffle: bool = False
-    seed: int = 0
-    cache_conditions: Sequence[str] = ()
-    device: str = "auto"
 
 
 class Progress(NamedTuple):
@@ -151,7 +98,7 @@ def pre_encode(
         CheckpointError: If the weights do not fit.
         DataError: If there is no usable audio, or the folder was begun with something else.
     """
-    _refuse_impossible(options)
+    refuse_impossible(options)
     place = place or Place()
     source = _deterministic(read_source(options.dataset_config, name="dataset config"))
     model, config, name = _load_model(options)
@@ -175,7 +122,7 @@ def pre_encode(
     if limit is not None and options.format == "wds":
         limit = -(-limit // size) * size  # only whole shards
     work = Work(dataset, place, group_size=size, limit=limit, shuffle=options.shuffle, seed=options.seed)
-    cache = ConditionCache(model, options.cache_conditions, folder)
+    cache = ConditionCache(model, options.cache_conditions, folder, device)
     if place.rank == 0:
         _write_beside(folder, options, encoder, sample_size)
     writer = StoreWriter(folder, place.rank, options.format, Done(folder, options.format))
@@ -184,35 +131,6 @@ def pre_encode(
     finally:
         writer.close()
     return _result(folder, card, work, options.format, written)
-
-
-def _refuse_impossible(options: PreEncodeOptions) -> None:
-    for flag, value in (
-        ("--batch-size", options.batch_size), ("--sample-size", options.sample_size), ("--limit-batches", options.limit_batches),
-        ("--shard-size", options.shard_size),
-    ):  # fmt: skip
-        if value is not None and value < 1:
-            raise ConfigError(f"{flag} is at least 1, got {value}")
-    if options.num_workers < 0:
-        raise ConfigError(f"--num-workers is at least 0, got {options.num_workers}")
-    if options.shard_size > 9999:
-        raise ConfigError(f"--shard-size is at most 9999, got {options.shard_size}")
-    for flag, value, allowed in (
-        ("--dtype", options.dtype, [*DTYPES]), ("--format", options.format, ["npy", "safetensors", "wds"]),
-        ("--store", options.store, ["sample", "mean", "mean-scale"]),
-    ):  # fmt: skip
-        if value not in allowed:
-            raise ConfigError(f"{flag} is one of {', '.join(allowed)}, got {value!r}")
-    if options.dtype == "bf16" and options.format != "safetensors":
-        raise ConfigError(f"--dtype bf16: NPY files, and --format {options.format}, cannot hold it; add --format safetensors, or use fp16")
-    if (options.pretrained_name is None) == (options.model_config is None):
-        raise ConfigError("--model-config with --ckpt-path, or --pretrained-name: give one of them")
-    if options.pretrained_name is not None and options.ckpt_path is not None:
-        raise ConfigError("--pretrained-name has weights of its own; leave out --ckpt-path")
-    if options.model_config is not None and options.ckpt_path is None:
-        raise ConfigError("--ckpt-path: the weights to encode with; fresh ones would make latents that mean nothing")
-    if Path(options.output_path).is_file():
-        raise ConfigError(f"--output-path {options.output_path}: is a file; give a folder")
 
 
 def _deterministic(source: Source) -> Source:
@@ -332,44 +250,9 @@ def _write(
     stored = storable(latents, DTYPES[options.dtype])
     if stored.is_floating_point() and not torch.isfinite(stored).all():
         raise DataError(f"{loaded.name}: its latents do not fit into {options.dtype}; use --dtype bf16 or fp32")
-    cache.keep(loaded.metadata, encoder.device)
-    metadata = {**_plain(loaded.metadata), "padding_mask": [int(frame < frames) for frame in range(stored.shape[-1])]}
+    cache.keep(loaded.metadata)
+    metadata = {**plain_metadata(loaded.metadata), "padding_mask": [int(frame < frames) for frame in range(stored.shape[-1])]}
     writer.write(loaded.item, stored, {**metadata, "downsampling_ratio": encoder.ratio, "stored": encoder.stored}, frames)
-
-
-_dropped: set[str] = set()
-
-
-def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata as JSON can hold it. What it cannot is left out, and named once."""
-    plain: dict[str, Any] = {}
-    for key, value in metadata.items():
-        if key in ("padding_mask", "audio", "load_time"):  # written anew, or of no use
-            continue
-        try:
-            plain[key] = _as_json(value)
-        except TypeError as error:
-            if key not in _dropped:
-                _dropped.add(key)
-                logger.warning("metadata %r is left out, since a JSON file cannot hold it: %s", key, error)
-    return plain
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, (Tensor, np.ndarray)):
-        count = value.numel() if isinstance(value, Tensor) else value.size
-        if count > MAX_ELEMENTS:
-            raise TypeError(f"{tuple(value.shape)} are too many numbers")
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    raise TypeError(f"{type(value).__name__} is no number, text, list or object")
 
 
 def _result(folder: Path, card: Mapping[str, Any], work: Work, format: Format, written: int) -> PreEncodeResult:  # noqa: A002

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stable_audio_tools.data.base import ItemDataset, ItemKey
-from stable_audio_tools.data.loader import with_plain_errors
+from stable_audio_tools.data.loader import leave_signals_to_main, with_plain_errors
 from stable_audio_tools.preencode.encoder import LatentEncoder
 from stable_audio_tools.preencode.machines import Place
 from stable_audio_tools.preencode.store import ItemId
@@ -124,7 +124,9 @@ def batches(
         batch_size: Items per batch, at most.
         num_workers: Processes that load.
     """
-    loader = DataLoader(Loading(work, todo), batch_size=None, shuffle=False, num_workers=num_workers, collate_fn=_as_it_is)
+    loader = DataLoader(
+        Loading(work, todo), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, worker_init_fn=leave_signals_to_main
+    )
     waiting: dict[int, list[Loaded]] = {}
     for position, loaded in enumerate(with_plain_errors(iter(loader))):
         if loaded.audio is None:
