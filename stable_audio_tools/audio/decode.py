@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -38,6 +38,10 @@ class Decoder(Protocol):
 
         T is smaller than ``num_frames``, possibly 0, only where the file ends.
         """
+        ...
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """All samples from the beginning, as consecutive (C, T) blocks of some seconds: what :meth:`read` returns, in little memory."""
         ...
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _PREROLL_SECONDS = 2
 _MAX_GAP_SECONDS = 60  # a recording that paused has gaps; longer ones are a broken clock
 _TAIL_PACKETS = 16
+_BLOCK_FRAMES = 1 << 17
 
 _FIRST_OPUS_MUSIC_MODE = 16  # configuration numbers below are SILK or hybrid, from here on CELT (RFC 6716, table 2)
 
@@ -106,11 +107,25 @@ class FfmpegFile:
             samples = self._read_after_seek(entry, start, stop)
             if samples is not None:
                 return samples
+        return join_blocks(deque(self._all(start, stop)), self.num_channels)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """All samples, as consecutive (C, T) blocks."""
+        held: deque[NDArray[np.float32]] = deque()
+        num_held = 0
+        for samples in self._all(0, sys.maxsize):
+            held.append(samples)
+            num_held += samples.shape[1]
+            if num_held >= _BLOCK_FRAMES:
+                yield join_blocks(held, self.num_channels)
+                num_held = 0
+        if held:
+            yield join_blocks(held, self.num_channels)
+
+    def _all(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
+        """The span, decoded from the start of the file."""
         self._rewind()
-        frames = chain(self._peeked, chain.from_iterable(self._decode(self._packets)))
-        samples = self._collect(frames, start, stop, expected=0)
-        assert samples is not None  # only a seek can miss
-        return samples
+        return self._placed(chain(self._peeked, chain.from_iterable(self._decode(self._packets))), start, stop, expected=0)
 
     def _read_after_seek(self, entry: int, start: int, stop: int) -> NDArray[np.float32] | None:
         """The span, decoded from frame ``entry`` on; None if the seek landed too late or the codec turns out to remember."""
@@ -125,36 +140,37 @@ class FfmpegFile:
             return None
         frames = chain.from_iterable(self._decode(self._demux(), after_seek=True))
         try:
-            return self._collect(frames, start, stop, expected=None)
-        except _CodecRemembersError:
+            return join_blocks(deque(self._placed(frames, start, stop, expected=None)), self.num_channels)
+        except _CannotSeekError:
             return None
 
-    def _collect(self, frames: Iterator[AudioFrame], start: int, stop: int, *, expected: int | None) -> NDArray[np.float32] | None:
-        """(C, T) samples [start, stop) of ``frames``, of which the first is at ``expected``, or where its timestamp says if None."""
+    def _placed(self, frames: Iterator[AudioFrame], start: int, stop: int, *, expected: int | None) -> Iterator[NDArray[np.float32]]:
+        """(C, t) samples of [start, stop) of ``frames``, of which the first is at ``expected``, or where its timestamp says if None.
+
+        Raises:
+            _CannotSeekError: If that timestamp is missing or too late.
+        """
         clock = self._clock
-        blocks: deque[NDArray[np.float32]] = deque()
         for frame in frames:
             position = clock.position(frame) if clock else None
             if expected is None:
                 if position is None or position > start:
-                    return None
+                    raise _CannotSeekError
                 expected = position
             if clock is None or position is None or abs(position - expected) <= max(1, clock.tick):
                 position = expected
             self._check_gap(position - expected, expected)
             if (gap := min(position, stop) - max(expected, start)) > 0:
-                blocks.append(np.zeros((self.num_channels, gap), dtype=np.float32))
+                yield np.zeros((self.num_channels, gap), dtype=np.float32)
             first, last = max(position, expected, start), min(position + frame.samples, stop)
             if last > first:
-                blocks.append(_samples(frame)[:, first - position : last - position])
+                yield _samples(frame)[:, first - position : last - position]
             expected = max(expected, position + frame.samples)
             if expected >= stop:
-                break
-        else:
-            if expected is None:
-                return None
-            self._check_promise(expected)
-        return join_blocks(blocks, self.num_channels)
+                return
+        if expected is None:
+            raise _CannotSeekError
+        self._check_promise(expected)
 
     def _open(self) -> None:
         import av
@@ -227,7 +243,7 @@ class FfmpegFile:
         failure: FFmpegError | None = None
         for packet in packets:
             if after_seek and self._codec == "opus" and packet.size and bytes(packet)[0] >> 3 < _FIRST_OPUS_MUSIC_MODE:
-                raise _CodecRemembersError
+                raise _CannotSeekError
             try:
                 frames = [frame for frame in packet.decode() if frame.samples]
             except FFmpegError as error:
@@ -292,8 +308,8 @@ class FfmpegFile:
         return AudioError(f"{self._path}: holds damaged data after {self._held} frames ({_reason(error)}); {NEXT_STEP}")
 
 
-class _CodecRemembersError(Exception):
-    """A span that begins after a seek holds packets whose decoding depends on everything before."""
+class _CannotSeekError(Exception):
+    """A seek landed too late, or in packets whose decoding depends on everything before."""
 
 
 class _Clock(NamedTuple):

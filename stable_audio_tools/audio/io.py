@@ -90,11 +90,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
     name = os.fspath(path)
 
     def measure(decoder: Decoder) -> AudioInfo:
-        num_frames = decoder.count_frames()
-        if not num_frames:
-            raise _empty(name)
-        rate = decoder.sample_rate
-        return AudioInfo(name, rate, decoder.num_channels, num_frames, num_frames / rate, decoder.format)
+        return info_of(decoder, name, decoder.count_frames())
 
     return decode(name, measure)
 
@@ -190,15 +186,36 @@ def save(
             temporary.unlink(missing_ok=True)
 
 
+def info_of(decoder: Decoder, path: str, num_frames: int) -> AudioInfo:
+    """What an open file holds, given its counted frames.
+
+    Raises:
+        AudioError: If there are none.
+    """
+    if not num_frames:
+        raise _empty(path)
+    rate = decoder.sample_rate
+    return AudioInfo(path, rate, decoder.num_channels, num_frames, num_frames / rate, decoder.format)
+
+
+def check_finite(samples: NDArray[np.floating[Any]], path: str, start: int) -> None:
+    """Refuse NaN and Inf in (C, T) samples that begin at frame ``start``.
+
+    Raises:
+        AudioError: With the first such frame.
+    """
+    if not np.isfinite(samples).all():
+        frame = start + int(np.argmin(np.isfinite(samples).all(axis=0)))
+        raise AudioError(f"{path}: holds NaN or Inf, first at frame {frame}, expected finite samples; {NEXT_STEP}")
+
+
 def _empty(path: str) -> AudioError:
     return AudioError(f"{path}: holds 0 frames of audio, expected at least 1; {NEXT_STEP}")
 
 
 def _read(decoder: Decoder, path: str, start: int, num_frames: int | None) -> NDArray[np.float32]:
     samples = decoder.read(start, num_frames)  # (C, T)
-    if not np.isfinite(samples).all():
-        frame = start + int(np.argmin(np.isfinite(samples).all(axis=0)))
-        raise AudioError(f"{path}: holds NaN or Inf, first at frame {frame}, expected finite samples; {NEXT_STEP}")
+    check_finite(samples, path, start)
     return samples
 
 

@@ -8,6 +8,7 @@ stderr, and after a seek its Opus speech stays 0.007 off the full decode, howeve
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 
 import numpy as np
@@ -81,6 +82,11 @@ class SndFile:
             blocks.append(np.transpose(block[max(0, start - held) :]))
             held += len(block)
         return join_blocks(blocks, self.num_channels)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """All samples, as consecutive (C, T) blocks."""
+        for start in range(0, self._file.frames, _BLOCK_FRAMES):
+            yield self.read(start, _BLOCK_FRAMES)
 
     def _check_promises(self) -> None:
         file, kind = self._file, self._file.format

@@ -13,7 +13,8 @@ from torch import Tensor
 from stable_audio_tools.errors import AudioError
 
 # VHQ costs what HQ costs (1 ms against 0.8 ms per second of stereo, 44.1 to 48 kHz) and computes in float64: a span then equals the
-# slice of the whole to the last bit, where HQ differs by 1e-6.
+# slice of the whole to the last bit, where HQ differs by 1e-6. A resampler is made anew for each call: that takes 0.1 ms, against 2 ms
+# for 1.5 s of stereo, since soxr keeps its filters.
 _QUALITY = "VHQ"
 
 RESAMPLE_MARGIN = 512

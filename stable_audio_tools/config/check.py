@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from stable_audio_tools.config.base import Component, Strict, part_mistakes
-from stable_audio_tools.config.dataset import AudioFolder, LatentFolder
+from stable_audio_tools.config.base import Component, ListFile, Strict, part_mistakes
+from stable_audio_tools.config.dataset import AudioFolder, LatentFolder, absent_file
 from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS, ModelConfig, PretransformBlock
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.errors import ConfigError
@@ -67,6 +67,8 @@ def check_files(source: Source) -> list[Mistake]:
             for index, folder in enumerate(entries or []):
                 absent = kind.model_validate(folder).absent(source.folder)
                 found += [mistake.under(parameter.name, index) for mistake in absent]
+        if ListFile in typing.get_args(parameter.annotation):
+            found += absent_file(parameter.name, config.get(parameter.name), source.folder)
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from stable_audio_tools.config.base import Strict
+from stable_audio_tools.config.base import ListFile, PositiveFloat, Strict
 from stable_audio_tools.registry import Mistake
 
 
@@ -20,6 +20,11 @@ class AudioFolder(Strict):
         custom_metadata_module: A Python file with ``get_custom_metadata(info, audio)``.
         captions_file: A CSV table ``path,caption``; without it, ``captions.csv`` in the folder if there is one.
         caption: Caption of files that have no other.
+        weight: How often its files are drawn, relative to the files of other folders. If weights differ, each pass draws as many items
+            as there are files, with repetition.
+        keywords: Only files are used whose name holds one of these words, in any case.
+        filelist_path: A list of files to use, relative to the folder; without it, ``filelist.txt`` in the folder if there is one.
+        manifest: What is known of the files, from ``sat data scan``; without it, ``manifest.parquet`` in the folder if there is one.
     """
 
     id: str
@@ -27,11 +32,16 @@ class AudioFolder(Strict):
     custom_metadata_module: str | None = None
     captions_file: str | None = None
     caption: str | None = None
+    weight: PositiveFloat = 1.0
+    keywords: list[str] | None = None
+    filelist_path: ListFile | None = None
+    manifest: str | None = None
 
     def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
         """Mistakes about files that do not exist on this machine; locations relative to this object."""
         yield from _absent_folder(self.path, base_dir)
-        yield from _absent_files(base_dir, custom_metadata_module=self.custom_metadata_module, captions_file=self.captions_file)
+        for key in ("custom_metadata_module", "captions_file", "filelist_path", "manifest"):
+            yield from absent_file(key, getattr(self, key), base_dir)
 
 
 class LatentFolder(Strict):
@@ -55,7 +65,8 @@ class LatentFolder(Strict):
     def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
         """Mistakes about files that do not exist on this machine; locations relative to this object."""
         yield from _absent_folder(self.path, base_dir)
-        yield from _absent_files(base_dir, custom_metadata_module=self.custom_metadata_module, filelist_path=self.filelist_path)
+        for key in ("custom_metadata_module", "filelist_path"):
+            yield from absent_file(key, getattr(self, key), base_dir)
 
 
 def _absent_folder(path: str, base_dir: Path | None) -> Iterator[Mistake]:
@@ -64,10 +75,10 @@ def _absent_folder(path: str, base_dir: Path | None) -> Iterator[Mistake]:
         yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
 
 
-def _absent_files(base_dir: Path | None, **files: str | None) -> Iterator[Mistake]:
-    for key, path in files.items():
-        if path and not resolve(path, base_dir).is_file():
-            yield Mistake((key,), f"{resolve(path, base_dir)}: no such file")
+def absent_file(key: str, path: str | None, base_dir: Path | None) -> Iterator[Mistake]:
+    """The mistake that a file named by a config does not exist on this machine, if so."""
+    if path and not resolve(path, base_dir).is_file():
+        yield Mistake((key,), f"{resolve(path, base_dir)}: no such file")
 
 
 def resolve(path: str, base_dir: Path | None) -> Path:

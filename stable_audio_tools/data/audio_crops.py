@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from stable_audio_tools.audio import CropPlan, plan_crop_at, probe
 from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
 from stable_audio_tools.config.dataset import AudioFolder
-from stable_audio_tools.data.audio_dir import UNKNOWN, LocalDatasetConfig, SampleDataset, local_config
+from stable_audio_tools.data.audio_dir import LocalDatasetConfig, SampleDataset, local_config
 from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.families import DATASETS
 
@@ -53,27 +53,37 @@ class CropsDataset(SampleDataset):
         with ThreadPoolExecutor(NUM_READERS) as readers:
             totals = list(readers.map(self._total, range(len(self.files))))
         crops = [
-            (file, start)
-            for file, total in zip(self.files, totals, strict=True)
+            (owner, start)
+            for owner, total in enumerate(totals)
             for start in range(0, max(total, 1), hop)
             if start == 0 or (total - start >= least and total - start > sample_size - hop)  # not only what the one before holds too
         ]
-        self.files = [file for file, _ in crops]
+        self.owners = torch.tensor([owner for owner, _ in crops])  # files, by crop
         self.starts = torch.tensor([start for _, start in crops])
-        self.lengths = torch.full((len(crops),), UNKNOWN, dtype=torch.int64).share_memory_()
-        self.rates = torch.zeros(len(crops), dtype=torch.int64).share_memory_()
-        self.silent, self.rejected = (torch.zeros(len(crops), dtype=torch.bool).share_memory_() for _ in range(2))
+        self.sample_weights = None if self.sample_weights is None else self.sample_weights[self.owners]
+
+    @property
+    def filenames(self) -> list[str]:
+        """The file of each crop."""
+        return [str(self.files[owner].path) for owner in self.owners.tolist()]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Samples per channel of the file of each crop; negative where it is not known, or the file cannot be decoded."""
+        return self.states.lengths[self.owners]
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def _item(self, index: int, rng: Any, start: int | None = None) -> Any:
+        return super()._item(int(self.owners[index]), rng, int(self.starts[index]))
 
     def _total(self, index: int) -> int:
         """Samples of a file at our rate; 0 of one that cannot be read, which is told when it is asked for."""
         try:
-            info = probe(self.files[index].path)
+            return self._num_samples(index, self.files[index].path)
         except AudioError:
             return 0
-        return -(-info.num_frames * self.sample_rate // info.sample_rate)
-
-    def _plan(self, index: int, total: int, rng: Any) -> CropPlan:
-        return plan_crop_at(min(int(self.starts[index]), total), total, self.sample_size, self.sample_rate)
 
 
 @DATASETS.register("audio_crops")

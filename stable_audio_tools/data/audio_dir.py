@@ -2,70 +2,54 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stable_audio_tools.audio import CropPlan, apply_crop, force_channels, load, pad_crop, plan_crop, probe
-from stable_audio_tools.config.base import PositiveInt
+from stable_audio_tools.audio import (
+    SILENCE_DB,
+    CropPlan,
+    apply_crop,
+    force_channels,
+    load,
+    measure,
+    normalizing_gain,
+    pad_crop,
+    plan_crop,
+    plan_crop_at,
+    probe,
+)
+from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemDataset, ItemKey
-from stable_audio_tools.data.files import find_audio_files
-from stable_audio_tools.data.metadata import Captions, CustomMetadata, MetadataModule
+from stable_audio_tools.data.file_states import UNREADABLE, FileStates
+from stable_audio_tools.data.file_table import AudioFile, LocalDatasetConfig, list_files
+from stable_audio_tools.data.files import PathList
+from stable_audio_tools.data.metadata import Captions, MetadataModule
 from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.families import DATASETS
 
-logger = logging.getLogger(__name__)
-SILENCE_DB = -60.0
 MAX_ATTEMPTS = 200  # crops tried before giving up on finding a usable one
-UNKNOWN, UNREADABLE = -1, -2  # instead of a length, in the table that all workers share
+TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
 
 
-class LocalDatasetConfig:
-    """One folder, as `SampleDataset` takes it.
+class _Unusable(NamedTuple):
+    """Why there is no item."""
 
-    Args:
-        id: A name, for people.
-        path: The folder.
-        custom_metadata_fn: Called with the metadata so far and the audio (C, T); returns more metadata. ``__reject__: True`` in it leaves
-            the item out; ``__audio__`` holds further audio by name, which is cropped like the item and joins the metadata.
-        captions: Metadata from files beside the audio.
-    """
-
-    def __init__(
-        self,
-        id: str,  # noqa: A002
-        path: str,
-        custom_metadata_fn: CustomMetadata | None = None,
-        captions: Captions | None = None,
-    ) -> None:
-        self.id = id
-        self.path = path
-        self.custom_metadata_fn = custom_metadata_fn
-        self.captions = captions
-
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    folder: Path
-    captions: Captions | None
-    custom_metadata: CustomMetadata | None
+    reason: str
 
 
 class SampleDataset(ItemDataset):
     """Crops of audio files; only the crop is decoded.
 
-    Files that cannot be decoded, and crops that are silent (below -60 dB) or rejected, are replaced by another item, remembered, and
-    counted (`summary`). If nothing usable is found, that is an error.
+    Files that cannot be decoded, and crops that are silent or rejected, are replaced by another item, remembered, and counted
+    (`summary`). If nothing usable is found, or too many files cannot be decoded, that is an error.
 
     Args:
         configs: Folders.
@@ -74,6 +58,16 @@ class SampleDataset(ItemDataset):
         random_crop: Crop at a random place, rather than from the start.
         force_channels: ``"mono"``, ``"stereo"``, or a number of channels.
         augment_phase: Flip the polarity of half of the items.
+        volume_norm: Bring each file to a loudness.
+        volume_norm_param: That loudness in LUFS, and by how many LU it varies at random, up or down.
+        strip_silence: Leave out the silent end of files, if it is 0.1 s or longer.
+        silence_threshold_db: Crops whose peak is below this are replaced; None keeps all.
+        max_unreadable_share: From 0 to 1; if more of the files that were met cannot be decoded, that is an error.
+        exclude_paths: Files to leave out.
+        include_paths: The only files to use.
+
+    Raises:
+        DataError: If there is no file to use, or a number is out of range.
     """
 
     def __init__(
@@ -84,6 +78,14 @@ class SampleDataset(ItemDataset):
         random_crop: bool = True,
         force_channels: str | int = "stereo",
         augment_phase: bool = True,
+        *,
+        volume_norm: bool = False,
+        volume_norm_param: Sequence[float] = (-16, 2),
+        strip_silence: bool = False,
+        silence_threshold_db: float | None = SILENCE_DB,
+        max_unreadable_share: float = 0.25,
+        exclude_paths: PathList | None = None,
+        include_paths: PathList | None = None,
     ) -> None:
         super().__init__()
         self.sample_size = sample_size
@@ -97,23 +99,38 @@ class SampleDataset(ItemDataset):
             if not isinstance(number, Integral) or number < 1:
                 raise DataError(f"{name} must be a whole number of at least 1, got {number!r}")
         self.augment_phase = augment_phase
-        if not configs:
-            raise DataError("datasets: the list is empty; give at least one folder")
-        self.files = [file for config in configs for file in _files_of(config)]
-        if not self.files:
-            raise DataError(f"no audio files in {', '.join(str(config.path) for config in configs)}")
-        logger.info("found %d audio files", len(self.files))
-        # Frames of each file at its own rate, or why it is not used; shared by all workers of this process.
-        self.lengths = torch.full((len(self.files),), UNKNOWN, dtype=torch.int64).share_memory_()
-        self.rates = torch.zeros(len(self.files), dtype=torch.int64).share_memory_()
-        # Files of which a crop was silent, or rejected by their metadata module; other crops of them may be used.
-        self.silent = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
-        self.rejected = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
+        self.volume_norm = volume_norm
+        self.volume_norm_param = (float(volume_norm_param[0]), float(volume_norm_param[1]))
+        self.strip_silence = strip_silence
+        self.silence_threshold = 0.0 if silence_threshold_db is None else 10 ** (silence_threshold_db / 20)
+        self.files = list_files(configs, exclude=exclude_paths, include=include_paths)
+        self.states = FileStates(self.files, max_unreadable_share)
+        weights = self.files.weights()
+        self.sample_weights = None if weights is None else torch.from_numpy(weights)
 
     @property
     def filenames(self) -> list[str]:
         """Paths of all files."""
         return [str(file.path) for file in self.files]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Samples per channel of each file at its own rate; negative where it is not known, or the file cannot be decoded."""
+        return self.states.lengths
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many files have turned out to be unreadable so far."""
+        return self.states.num_unreadable
+
+    @property
+    def num_skipped(self) -> int:
+        """How many files were unreadable, or had a silent or rejected crop, so far."""
+        return self.states.num_skipped
+
+    def summary(self) -> str:
+        """How many files were unreadable, or had a silent or rejected crop, so far, and the first few of each."""
+        return self.states.summary()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -124,48 +141,51 @@ class SampleDataset(ItemDataset):
         for attempt, candidate in enumerate(self._candidates(index, _stream(key, "order"))):
             if int(self.lengths[candidate]) == UNREADABLE:
                 continue
-            item, why = self._item(candidate, _stream(key, attempt))
-            if item is not None:
+            item = self._item(candidate, _stream(key, attempt))
+            if not isinstance(item, _Unusable):
                 return item
-            reason, tried = why, tried + 1
+            reason, tried = item.reason, tried + 1
             if tried == MAX_ATTEMPTS:
                 break
         raise DataError(f"no usable audio found in {len(self.files)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
 
     def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
-        return self._item(key.index if isinstance(key, ItemKey) else key, _stream(key, 0))
+        item = self._item(key.index if isinstance(key, ItemKey) else key, _stream(key, 0))
+        return (None, item.reason) if isinstance(item, _Unusable) else (item, "")
 
     def _candidates(self, index: int, rng: Any) -> Iterator[int]:
         """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
         yield index
-        count = len(self.files)
+        count = len(self)
         while bool((self.lengths != UNREADABLE).any()):
             yield from rng.sample(range(count), min(count, MAX_ATTEMPTS))
 
-    def _item(self, index: int, rng: Any) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
-        """The item, or None and why there is none."""
-        file = self.files[index]
+    def _item(self, index: int, rng: Any, start: int | None = None) -> tuple[Tensor, dict[str, Any]] | _Unusable:
+        file, states = self.files[index], self.states
         started = time.perf_counter()
         try:
-            if int(self.lengths[index]) < 0:
-                info = probe(file.path)
-                self.rates[index], self.lengths[index] = info.sample_rate, info.num_frames
-            total = -(-int(self.lengths[index]) * self.sample_rate // int(self.rates[index]))  # at our rate, rounded up
-            plan = self._plan(index, total, rng)
-            span = load(file.path, start=plan.start, num_frames=self.sample_size, sample_rate=self.sample_rate)
+            total = self._num_samples(index, file.path)
+            plan = self._plan(total, rng, start)
+            if not total:
+                states.silent[index] = True
+                return _Unusable(f"{file.path}: is silent")
+            count = min(self.sample_size, total - plan.start)
+            span = load(file.path, start=plan.start, num_frames=count, sample_rate=self.sample_rate)
         except AudioError as error:
-            self.lengths[index] = UNREADABLE
-            logger.warning("skipped: %s", error)
-            return None, str(error)
-        crop = apply_crop(span.samples, plan)
-        if float(crop.audio.abs().max()) < 10 ** (SILENCE_DB / 20):
-            self.silent[index] = True
-            return None, f"{file.path}: silent from {plan.seconds_start} s"
-        polarity = -1.0 if self.augment_phase and rng.random() < 0.5 else 1.0
-        audio = force_channels((crop.audio * polarity).clamp(-1, 1), self.num_channels)  # (C, T)
+            states.condemn(index, error)
+            return _Unusable(str(error))
+        gain = self._gain(index, rng)
+        crop = apply_crop(span.samples * gain if gain != 1 else span.samples, plan)
+        if float(crop.audio.abs().max()) < self.silence_threshold:
+            states.silent[index] = True
+            return _Unusable(f"{file.path}: silent from {plan.seconds_start} s")
+        if self.augment_phase and rng.random() < 0.5:
+            gain = -gain
+            crop = crop._replace(audio=-crop.audio)
+        audio = force_channels(crop.audio.clamp(-1, 1), self.num_channels)  # (C, T)
         metadata: dict[str, Any] = {
             "path": str(file.path),
-            "relpath": file.path.relative_to(file.folder).as_posix(),
+            "relpath": file.relpath,
             "timestamps": (crop.t_start, crop.t_end),
             "seconds_start": crop.seconds_start,
             "seconds_total": crop.seconds_total,
@@ -173,56 +193,72 @@ class SampleDataset(ItemDataset):
             "sample_rate": self.sample_rate,
             "load_time": time.perf_counter() - started,
         }
+        return self._with_metadata(index, file, audio, metadata, plan, gain)
+
+    def _with_metadata(
+        self, index: int, file: AudioFile, audio: Tensor, metadata: dict[str, Any], plan: CropPlan, gain: float
+    ) -> tuple[Tensor, dict[str, Any]] | _Unusable:
+        """The item with its captions and what its metadata module says, which may be that there is none."""
         if file.captions is not None:
             metadata |= file.captions(file.path)
         if file.custom_metadata is not None:
             metadata |= file.custom_metadata(metadata, audio) or {}
         if metadata.pop("__reject__", False):
-            self.rejected[index] = True
-            return None, f"{file.path}: rejected by the metadata module"
+            self.states.rejected[index] = True
+            return _Unusable(f"{file.path}: rejected by the metadata module")
+        replacement = metadata.pop("__replace__", None)
+        if replacement is not None:
+            cropped = pad_crop(_checked(file, "__replace__", replacement), self.sample_size)
+            audio = force_channels(cropped.audio, self.num_channels).clamp(-1, 1)  # (C, T)
+            if replacement.shape[-1] != self.sample_size:
+                metadata["padding_mask"] = cropped.padding_mask
         for name, extra in _further_audio(file, metadata.pop("__audio__", {})).items():
             start = min(plan.start, extra.shape[-1])
-            cropped = pad_crop(extra, self.sample_size, start=start).audio * polarity
+            cropped = pad_crop(extra, self.sample_size, start=start).audio * gain
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
-        return (audio, metadata), ""
+        return audio, metadata
 
-    def _plan(self, index: int, total: int, rng: Any) -> CropPlan:
+    def _plan(self, total: int, rng: Any, start: int | None) -> CropPlan:
         """Which part of a file of ``total`` samples an item is."""
+        if start is not None:
+            return plan_crop_at(min(start, total), total, self.sample_size, self.sample_rate)
         return plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
 
-    @property
-    def num_unreadable(self) -> int:
-        """How many files have turned out to be unreadable so far."""
-        return int((self.lengths == UNREADABLE).sum())
+    def _num_samples(self, index: int, path: Path) -> int:
+        """Length of a file at our rate, without its silent end if that is to be stripped. Measures what is not known yet."""
+        states = self.states
+        if int(states.lengths[index]) < 0:
+            states.meet(index, probe(path))
+        if (self.strip_silence or self.volume_norm) and int(states.audible[index]) < 0:
+            states.note(index, measure(path))
+        length, rate = int(states.lengths[index]), int(states.rates[index])
+        if self.strip_silence and length - int(states.audible[index]) >= TAIL_SECONDS * rate:
+            length = int(states.audible[index])
+        return -(-length * self.sample_rate // rate)  # rounded up
 
-    @property
-    def num_skipped(self) -> int:
-        """How many files were unreadable, or had a silent or rejected crop, so far."""
-        return int(((self.lengths == UNREADABLE) | self.silent | self.rejected).sum())
-
-    def summary(self) -> str:
-        """How many files were unreadable, or had a silent or rejected crop, so far, and the first few of each."""
-        text = f"{self.num_unreadable} of {len(self.files)} files unreadable{self._first(self.lengths == UNREADABLE)}"
-        for what, affected in (("silent", self.silent), ("rejected", self.rejected)):
-            if affected.any():
-                text += f"; {int(affected.sum())} with {what} crops, which were replaced{self._first(affected)}"
-        return text
-
-    def _first(self, chosen: Tensor) -> str:
-        """The first few of the chosen files, in brackets."""
-        indices = chosen.nonzero().flatten().tolist()
-        names = ", ".join(str(self.files[index].path) for index in indices[:5]) + (", ..." if len(indices) > 5 else "")
-        return f" ({names})" if indices else ""
+    def _gain(self, index: int, rng: Any) -> float:
+        """What brings a file to its loudness."""
+        if not self.volume_norm:
+            return 1.0
+        target, spread = self.volume_norm_param
+        wanted = target + rng.uniform(-spread, spread)
+        return normalizing_gain(float(self.states.loudness[index]), float(self.states.peaks[index]), target_lufs=wanted)
 
 
-def _further_audio(file: _File, given: Any) -> Mapping[str, Tensor]:
+def _further_audio(file: AudioFile, given: Any) -> Mapping[str, Tensor]:
     """What a metadata module returned as ``__audio__``, checked."""
     if not isinstance(given, Mapping):
         raise DataError(f"{file.path}: __audio__ is a dictionary of audio (C, T) by name, got {type(given).__name__}")
     for name, extra in given.items():
-        if not isinstance(extra, Tensor) or extra.dim() != 2 or not extra.is_floating_point():
-            shape = f"{extra.dtype} {tuple(extra.shape)}" if isinstance(extra, Tensor) else type(extra).__name__
-            raise DataError(f"{file.path}: __audio__[{name!r}] is a float tensor (C, T), got {shape}")
+        _checked(file, f"__audio__[{name!r}]", extra)
+    return given
+
+
+def _checked(file: AudioFile, name: str, given: Any) -> Tensor:
+    """Audio that a metadata module returned."""
+    if not isinstance(given, Tensor) or given.dim() != 2 or not given.is_floating_point():
+        shape = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise DataError(f"{file.path}: {name} is a float tensor (C, T), got {shape}")
     return given
 
 
@@ -230,15 +266,8 @@ def _stream(key: int | ItemKey, purpose: str | int) -> Any:
     """Randomness of one attempt at an item. A stream for each, so that a file which fails leaves no trace in what takes its place."""
     if not isinstance(key, ItemKey):
         return random
-    return random.Random(f"{key.seed}/{key.epoch}/{key.index}{f'/{purpose}' if purpose else ''}")
-
-
-def _files_of(config: LocalDatasetConfig) -> list[_File]:
-    folder = Path(config.path)
-    paths = find_audio_files(folder)
-    if config.captions is not None:
-        paths = config.captions.select(paths)
-    return [_File(path, folder, config.captions, config.custom_metadata_fn) for path in paths]
+    drawn = f"/draw {key.draw}" if key.draw else ""
+    return random.Random(f"{key.seed}/{key.epoch}/{key.index}{drawn}{f'/{purpose}' if purpose else ''}")
 
 
 @DATASETS.register("audio_dir")
@@ -251,6 +280,13 @@ def audio_dir(
     random_crop: bool = True,
     drop_last: bool = True,
     augment_phase: bool = True,
+    volume_norm: bool = False,
+    volume_norm_param: Pair = (-16, 2),
+    strip_silence: bool = False,
+    silence_threshold_db: float | None = -60.0,
+    max_unreadable_share: Probability = 0.25,
+    exclude_paths_file: ListFile | None = None,
+    include_paths_file: ListFile | None = None,
 ) -> SampleDataset:
     """Folders of audio files.
 
@@ -263,16 +299,52 @@ def audio_dir(
         random_crop: Crop at a random place, rather than from the start.
         drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
         augment_phase: Flip the polarity of half of the items.
+        volume_norm: Bring each file to a loudness (ITU-R BS.1770), as far as its peaks allow.
+        volume_norm_param: That loudness in LUFS, and by how many LU it varies at random, up or down.
+        strip_silence: Leave out the silent end of files, if it is 0.1 s or longer.
+        silence_threshold_db: Crops whose peak is below this are replaced, in dB of full scale; null keeps all.
+        max_unreadable_share: If more of the files that were met cannot be decoded, training stops; 1 goes on with what is left.
+        exclude_paths_file: A list of files to leave out, one path or name per line.
+        include_paths_file: A list of the only files to use.
     """
     configs = [local_config(folder, base_dir) for folder in datasets]
-    return SampleDataset(configs, sample_size, sample_rate, random_crop, audio_channels, augment_phase)
+    exclude, include = (PathList(resolve(file, base_dir)) if file else None for file in (exclude_paths_file, include_paths_file))
+    return SampleDataset(
+        configs,
+        sample_size,
+        sample_rate,
+        random_crop,
+        audio_channels,
+        augment_phase,
+        volume_norm=volume_norm,
+        volume_norm_param=volume_norm_param,
+        strip_silence=strip_silence,
+        silence_threshold_db=silence_threshold_db,
+        max_unreadable_share=max_unreadable_share,
+        exclude_paths=exclude,
+        include_paths=include,
+    )
 
 
 def local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
-    """One folder of a config, its metadata module tried out."""
+    """A folder as a dataset takes it, from what a config says of it.
+
+    Raises:
+        ConfigError: If its metadata module cannot be used.
+        DataError: If its table of captions cannot be read.
+    """
     path = resolve(folder.path, base_dir)
     table = resolve(folder.captions_file, base_dir) if folder.captions_file else None
     module = MetadataModule(resolve(folder.custom_metadata_module, base_dir)) if folder.custom_metadata_module else None
     if module is not None:
         module.load()  # only to find its mistakes now: each worker runs it anew, since open files cannot be shared
-    return LocalDatasetConfig(folder.id, str(path), module, Captions(path, table=table, caption=folder.caption))
+    return LocalDatasetConfig(
+        folder.id,
+        str(path),
+        module,
+        Captions(path, table=table, caption=folder.caption),
+        weight=folder.weight,
+        keywords=folder.keywords,
+        filelist_path=str(resolve(folder.filelist_path, base_dir)) if folder.filelist_path else None,
+        manifest=str(resolve(folder.manifest, base_dir)) if folder.manifest else None,
+    )

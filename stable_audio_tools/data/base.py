@@ -50,12 +50,14 @@ class ItemKey(NamedTuple):
         index: Of the item.
         epoch: Of the pass.
         seed: Of the run.
+        draw: Which draw of this pass it is, if items are drawn with repetition: so that each has another crop. Otherwise 0.
         length: How long the item is to be, where items of a batch share a length that others do not have; None is the dataset's.
     """
 
     index: int
     epoch: int
     seed: int
+    draw: int = 0
     length: int | None = None
 
 
@@ -88,4 +90,12 @@ class Bucketed(Protocol):
         ...
 
 
-__all__ = ["DATASETS", "Bucketed", "ItemDataset", "ItemKey", "Summarised"]
+@runtime_checkable
+class Weighted(Protocol):
+    """A dataset whose items are not all to be drawn equally often."""
+
+    sample_weights: Tensor | None
+    """(N,) how often each item is drawn, relative to others; None if equally often."""
+
+
+__all__ = ["DATASETS", "Bucketed", "ItemDataset", "ItemKey", "Summarised", "Weighted"]

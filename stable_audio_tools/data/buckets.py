@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from stable_audio_tools.data.loader import ResumableSampler
 
@@ -29,31 +30,25 @@ class BucketSampler(ResumableSampler):
         self, lengths: Sequence[int], *, batch_size: int, shuffle: bool = True, seed: int | None = None, drop_last: bool = True
     ) -> None:
         super().__init__(range(len(lengths)), shuffle=shuffle, seed=seed, drop_last=drop_last)
-        self.lengths = lengths
+        self.lengths = torch.tensor(list(lengths))
         self.items_per_batch = batch_size
 
-    def order(self, world: int) -> list[tuple[int, int | None]]:
+    def order(self, world: int) -> tuple[Tensor, Tensor | None]:
         """Index and length of every item of this pass."""
         step = self.items_per_batch * world
-        members: dict[int, list[int]] = {length: [] for length in sorted(set(self.lengths))}
-        for index in self.permutation():
-            members[self.lengths[index]].append(index)
-        blocks: list[list[tuple[int, int | None]]] = []
-        waiting: list[int] = []
+        shuffled, _ = super().order(world)
+        blocks: list[tuple[Tensor, int]] = []
+        waiting = shuffled[:0]
         length = 0
-        for length, indices in members.items():
-            waiting += indices
+        for length in sorted(set(self.lengths.tolist())):
+            waiting = torch.cat([waiting, shuffled[self.lengths[shuffled] == length]])
             whole = len(waiting) // step * step
-            blocks += [self._of(length, waiting[start : start + step]) for start in range(0, whole, step)]
+            blocks += [(block, length) for block in waiting[:whole].split(step)] if whole else []
             waiting = waiting[whole:]
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             blocks = [blocks[position] for position in torch.randperm(len(blocks), generator=generator).tolist()]
-        last = self._of(length, waiting)
-        if last and not self.drop_last:  # processes make the same number of steps, so a few items come twice
-            last = (last * world)[: -(-len(last) // world) * world]
-        return [item for block in blocks for item in block] + last
-
-    @staticmethod
-    def _of(length: int, indices: Sequence[int]) -> list[tuple[int, int | None]]:
-        return [(index, length) for index in indices]
+        if not self.drop_last:  # processes make the same number of steps, so a few items come twice
+            waiting = waiting.repeat(world)[: -(-len(waiting) // world) * world]
+        blocks.append((waiting, length))
+        return torch.cat([block for block, _ in blocks]), torch.cat([torch.full_like(block, length) for block, length in blocks])

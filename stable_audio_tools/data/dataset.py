@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from stable_audio_tools.config.check import check_dataset_config
 from stable_audio_tools.config.source import Source, read_source
-from stable_audio_tools.data.audio_dir import LocalDatasetConfig, SampleDataset
+from stable_audio_tools.data.audio_dir import SampleDataset
+from stable_audio_tools.data.file_table import LocalDatasetConfig
 from stable_audio_tools.data.files import fast_scandir
 from stable_audio_tools.data.loader import ResumableLoader, collation_fn, make_loader
 from stable_audio_tools.data.pre_encoded import PreEncodedDataset

@@ -1,13 +1,17 @@
-"""Finding audio files."""
+"""Finding audio files, and choosing among them by lists of paths."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
+from stable_audio_tools.data.names import path_order
 from stable_audio_tools.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def find_audio_files(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTENSIONS) -> list[Path]:
@@ -22,16 +26,21 @@ def find_audio_files(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTEN
     Raises:
         DataError: If the folder does not exist or cannot be read.
     """
+    return [Path(folder, name) for name in find_audio_names(folder, extensions)]
+
+
+def find_audio_names(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTENSIONS) -> list[str]:
+    """What `find_audio_files` finds, as paths relative to the folder, with forward slashes."""
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}; a dataset's path is a folder of audio files")
     accepted = frozenset(extensions)
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in _walk(root)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in accepted
-    )
+    found: list[str] = []
+    for parent, _, names in _walk(root):
+        inside = os.path.relpath(parent, root).replace(os.sep, "/")
+        prefix = "" if inside == "." else f"{inside}/"
+        found += [prefix + name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in accepted]
+    return sorted(found, key=path_order)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -56,3 +65,79 @@ def fast_scandir(dir: str, ext: Sequence[str]) -> tuple[list[str], list[str]]:  
     extensions = {suffix.lower() if suffix.startswith(".") else f".{suffix.lower()}" for suffix in ext}
     files = [str(path) for path in find_audio_files(dir, extensions)]
     return sorted(str(Path(parent, name)) for parent, folders, _ in _walk(Path(dir)) for name in folders), files
+
+
+# ---- lists of paths --------------------------------------------------------------------------------------------------------------------
+
+
+def read_lines(file: Path) -> list[str]:
+    """Entries of a list of paths: one per line, with forward slashes; blank lines and those that begin with ``#`` say nothing.
+
+    Raises:
+        DataError: If it cannot be read as UTF-8 text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}; a list of paths is a text file with one path per line") from error
+    return [_normalised(line) for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+
+
+def read_filelist(file: Path) -> list[str]:
+    """Paths relative to a dataset's folder, in the order of the file, each once.
+
+    Raises:
+        DataError: If it names nothing, or something outside the folder.
+    """
+    names = list(dict.fromkeys(read_lines(file)))
+    if not names:
+        raise DataError(f"{file}: names no files; delete it to use all files of the folder")
+    for name in names:
+        if os.path.isabs(name) or name.split("/")[0] in ("..", "."):
+            raise DataError(f"{file}: {name!r} is not below the dataset's folder; paths in it are relative to that folder")
+    return names
+
+
+class PathList:
+    """Paths that a user wrote down to choose files by; ``in`` says whether they mean a file.
+
+    A file is meant by its absolute path, its path as the dataset has it, its path relative to the dataset's folder with or without
+    suffix, or its name with or without suffix: ``1`` means every ``.../1.mp3``.
+
+    Args:
+        file: One entry per line.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.entries = frozenset(read_lines(file))
+        self._used: set[str] = set()
+
+    def means(self, name: str, roots: Iterable[str]) -> bool:
+        """Whether it means the file ``name`` of a folder that can be written as any of ``roots``, see `roots_of`."""
+        base = name.rsplit("/", 1)[-1]
+        forms = {name, os.path.splitext(name)[0], base, os.path.splitext(base)[0], *(f"{root}/{name}" for root in roots)}
+        found = forms & self.entries
+        self._used |= found
+        return bool(found)
+
+    def say_what_is_unused(self) -> None:
+        """Warn of entries that meant no file so far."""
+        unused = sorted(self.entries - self._used)
+        if unused:
+            names = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+            logger.warning("%s: %d of %d entries mean no file of the dataset (%s)", self.file, len(unused), len(self.entries), names)
+
+
+def roots_of(folder: Path) -> set[str]:
+    """Ways to write a folder that a list of paths may use: as given, absolute, and with its links resolved."""
+    return {_normalised(str(way)) for way in (folder, folder.absolute(), folder.resolve())}
+
+
+def _normalised(path: str) -> str:
+    r"""With forward slashes, and without ``.``, ``..`` and doubled slashes inside.
+
+    >>> _normalised(r"drums\.\kick\..\snare.wav")
+    'drums/snare.wav'
+    """
+    return os.path.normpath(path.replace("\\", "/")).replace(os.sep, "/")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from stable_audio_tools.data.base import Bucketed, ItemKey, Summarised
+from stable_audio_tools.data.base import Bucketed, ItemKey, Summarised, Weighted
 from stable_audio_tools.errors import DataError, StableAudioError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class ResumableSampler(DistributedSampler[ItemKey]):
         shuffle: Whether to shuffle; otherwise every pass is the same, in order and with the same crops, as validation wants.
         seed: None draws one from torch's global stream.
         drop_last: Leave out items that do not split evenly over processes, rather than repeating some.
+
+    If the dataset is `Weighted`, a shuffled pass draws as many items as there are, with repetition, as often as their weights say.
     """
 
     def __init__(self, dataset: Sized, *, shuffle: bool = True, seed: int | None = None, drop_last: bool = True) -> None:
@@ -61,22 +63,39 @@ class ResumableSampler(DistributedSampler[ItemKey]):
 
     order_depends_on_batches = False  # whether a pass with batches of another size has another order
 
-    def order(self, world: int) -> list[tuple[int, int | None]]:
-        """Index and length of every item of this pass, for ``world`` processes that take turns."""
-        return [(index, None) for index in self.permutation()]
+    @property
+    def _weights(self) -> Tensor | None:
+        return self.dataset.sample_weights if isinstance(self.dataset, Weighted) and self.shuffle else None
 
-    def permutation(self) -> list[int]:
-        """All indices, shuffled if they are to be."""
+    def order(self, world: int) -> tuple[Tensor, Tensor | None]:
+        """Index of every item of this pass, for ``world`` processes that take turns; and its length, where they differ."""
         total = len(self.dataset)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return torch.randperm(total, generator=generator).tolist() if self.shuffle else list(range(total))
+        if self._weights is not None:
+            return _draw(self._weights, total, generator), None
+        return (torch.randperm(total, generator=generator) if self.shuffle else torch.arange(total)), None
 
     def __iter__(self) -> Iterator[ItemKey]:
         world, rank = self._split()
-        order, count = self.order(world), len(self) * world
-        order = (order * -(-count // len(order)))[:count]
-        mine, self.start = order[rank::world][self.start :], 0
-        return iter([ItemKey(index, self.epoch if self.shuffle else 0, self.seed, length) for index, length in mine])
+        order, lengths = self.order(world)
+        count = len(self) * world
+        order = order.repeat(-(-count // max(len(order), 1)))[:count]
+        start, self.start = self.start, 0
+        return self._keys(order, lengths, range(rank + start * world, count, world), is_drawn=self._weights is not None)
+
+    def _keys(self, order: Tensor, lengths: Tensor | None, places: range, *, is_drawn: bool) -> Iterator[ItemKey]:
+        """The items at some places of the order, made one by one: a list of a million would take 100 MB."""
+        epoch, seed = self.epoch if self.shuffle else 0, self.seed
+        return (
+            ItemKey(int(order[place]), epoch, seed, place if is_drawn else 0, int(lengths[place]) if lengths is not None else None)
+            for place in places
+        )
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices drawn with repetition. By hand, since ``torch.multinomial`` takes at most 2**24 weights."""
+    sums = weights.double().cumsum(0)
+    return torch.searchsorted(sums, torch.rand(count, generator=generator, dtype=torch.float64) * sums[-1], right=True)
 
 
 class ResumableLoader(DataLoader[Any]):

@@ -19,7 +19,7 @@ from stable_audio_tools.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 CustomMetadata = Callable[[dict[str, Any], Tensor | None], Mapping[str, Any] | None]
 RESERVED = frozenset({"path", "relpath", "timestamps", "seconds_start", "seconds_total", "padding_mask", "sample_rate", "load_time"})
-INSTRUCTIONS = frozenset({"__reject__", "__audio__"})  # what only a metadata module can say
+INSTRUCTIONS = frozenset({"__reject__", "__audio__", "__replace__"})  # what only a metadata module can say
 NUM_READERS = 16  # threads: reading many small files is waiting for them
 
 
@@ -53,8 +53,33 @@ class Captions:
         """
         return {key: value for key, value in self._read(path).items() if key not in RESERVED}
 
-    def select(self, paths: Sequence[Path]) -> list[Path]:
+    def source(self, name: str) -> tuple[str | None, dict[str, Any]]:
+        """Where the caption of a file comes from, and all its metadata.
+
+        Args:
+            name: Path of the file, relative to the folder.
+
+        Returns:
+            ``"json"``, ``"txt"``, the name of the table, ``"caption"`` (the one for every file), or None if there is no caption.
+
+        Raises:
+            DataError: As for a call.
+        """
+        metadata = self._read(self.folder / name)
+        if self.key not in metadata:
+            return None, metadata
+        path = self.folder / name
+        if path.with_suffix(".json").is_file() and self.key in _read_sidecar(path.with_suffix(".json"), self.key):
+            return "json", metadata
+        if path.with_suffix(".txt").is_file():
+            return "txt", metadata
+        return (self.table.name if self.table is not None and name in self.rows else "caption"), metadata
+
+    def select(self, names: Sequence[str]) -> list[str]:
         """Read the metadata of all files, so that mistakes are found before a run begins, and say what is odd about it.
+
+        Args:
+            names: Paths of the files, relative to the folder.
 
         Returns:
             The files that have a caption, if there is a table; otherwise all.
@@ -63,20 +88,41 @@ class Captions:
             DataError: As for a call; or if the table is about other files.
         """
         with ThreadPoolExecutor(NUM_READERS) as readers:
-            found = dict(zip(paths, readers.map(self._read, paths), strict=True))
-        known = [path for path, metadata in found.items() if self.key in metadata]
-        if self.table is not None and not known:
-            raise DataError(f"{self.table}: none of its paths is a file below {self.folder}; paths are relative to that folder")
+            found = dict(zip(names, readers.map(lambda name: self._read(self.folder / name), names), strict=True))
+        known = [name for name, metadata in found.items() if self.key in metadata]
         self._say_what_is_odd(found)
-        return known if self.table is not None else list(paths)
+        return self._with_caption(known, len(names)) if self.table is not None else list(names)
 
-    def _say_what_is_odd(self, found: Mapping[Path, Mapping[str, Any]]) -> None:
-        names = {self._name(path): metadata for path, metadata in found.items()}
+    def select_listed(self, listed: Iterable[tuple[str, bool]]) -> list[str]:
+        """What `select` returns if there is a table, without reading the files beside the audio.
+
+        Args:
+            listed: Path of each file, relative to the folder, and whether it is known to have a caption in a file beside it.
+
+        Raises:
+            DataError: If the table is about other files.
+        """
+        known: list[str] = []
+        total = 0
+        for name, has_sidecar in listed:
+            total += 1
+            if has_sidecar or self.caption is not None or name in self.rows:
+                known.append(name)
+        if 0 < len(known) < total:
+            logger.warning("%s: left out %d of %d files that have no caption in %s", self.folder, total - len(known), total, self.table)
+        return self._with_caption(known, total)
+
+    def _with_caption(self, known: list[str], total: int) -> list[str]:
+        if total and not known:
+            raise DataError(f"{self.table}: none of its paths is a file below {self.folder}; paths are relative to that folder")
+        return known
+
+    def _say_what_is_odd(self, names: Mapping[str, Mapping[str, Any]]) -> None:
         absent = [name for name in self.rows if name not in names]
-        if absent:
+        if absent and len(absent) < len(self.rows):
             logger.warning("%s: ignored %s, which are no audio files in %s", self.table, _some(absent, len(self.rows), "rows"), self.folder)
         lacking = [name for name, metadata in names.items() if self.key not in metadata]
-        if lacking and self.table is not None:
+        if lacking and self.table is not None and len(lacking) < len(names):
             logger.warning(
                 "%s: left out %s that have no caption in %s; add them, or give the folder a 'caption'",
                 self.folder, _some(lacking, len(names), "files"), self.table,
@@ -91,13 +137,10 @@ class Captions:
                 self.folder, ", ".join(sorted(measured)),
             )  # fmt: skip
 
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
-
     def _read(self, path: Path) -> dict[str, Any]:
         """All that the sources say, also what the dataset will measure itself."""
         metadata: dict[str, Any] = {} if self.caption is None else {self.key: self.caption}
-        metadata |= self.rows.get(self._name(path), {})
+        metadata |= self.rows.get(path.relative_to(self.folder).as_posix(), {})
         text, data = path.with_suffix(".txt"), path.with_suffix(".json")
         if text.is_file():
             metadata[self.key] = _read_text(text).strip()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stable_audio_tools.audio import load, probe
-from stable_audio_tools.audio.ffmpeg import FfmpegFile, _Clock
+from stable_audio_tools.audio.ffmpeg import FfmpegFile, _CannotSeekError, _Clock
 from stable_audio_tools.errors import AudioError
 
 
@@ -119,7 +119,8 @@ def test_speech_opus_is_not_entered_in_the_middle(encoded):
 def test_a_seek_that_lands_too_late_is_noticed(encoded):
     with FfmpegFile(str(encoded["cbr.mp3"])) as file:
         assert file._read_after_seek(250_000, 200_000, 201_000) is None
-        assert file._collect(iter(()), 200_000, 201_000, expected=None) is None
+        with pytest.raises(_CannotSeekError):
+            next(file._placed(iter(()), 200_000, 201_000, expected=None))
 
 
 def test_a_clock_needs_timestamps(encoded):

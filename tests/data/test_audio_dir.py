@@ -9,8 +9,10 @@ import soundfile
 import torch
 
 from stable_audio_tools.audio import force_channels, load, normalized_crop
-from stable_audio_tools.data.audio_dir import UNREADABLE, LocalDatasetConfig, SampleDataset
+from stable_audio_tools.data.audio_dir import SampleDataset
 from stable_audio_tools.data.base import ItemKey
+from stable_audio_tools.data.file_states import UNREADABLE
+from stable_audio_tools.data.file_table import LocalDatasetConfig
 from stable_audio_tools.data.metadata import RESERVED, Captions, MetadataModule
 from stable_audio_tools.errors import DataError
 
@@ -137,20 +139,21 @@ def test_what_replaces_a_bad_file_does_not_depend_on_when_it_was_found_out(write
     write_noises(tmp_path, 6, seconds=2)
     shutil.copy(shared / "data/bad-audio/derived/truncated_half.flac", tmp_path / "000.flac")  # opens, but does not decode
     shutil.copy(shared / "data/bad-audio/derived/html_error_page.mp3", tmp_path / "001.mp3")
-    experienced = dataset_of(tmp_path, rate=8000, size=1000)
+    options = {"rate": 8000, "size": 1000, "max_unreadable_share": 1}
+    experienced = dataset_of(tmp_path, **options)
     keys = [ItemKey(index, epoch, 3) for epoch in range(6) for index in (0, 1)]
     for key in keys:
         experienced[key]
     assert int((experienced.lengths == UNREADABLE).sum()) >= 1
     for key in keys:
-        assert same(dataset_of(tmp_path, rate=8000, size=1000)[key], experienced[key])
+        assert same(dataset_of(tmp_path, **options)[key], experienced[key])
 
 
 # ---- files that cannot be used -----------------------------------------------------------------------------------------------------
 
 
 def test_every_strange_file_is_read_or_skipped_and_named_once(shared, caplog):
-    data = dataset_of(shared / "data" / "bad-audio", size=4000, rate=44100)
+    data = dataset_of(shared / "data" / "bad-audio", size=4000, rate=44100, max_unreadable_share=1)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             for index in range(len(data)):
@@ -169,7 +172,7 @@ def test_one_good_file_among_many_bad_ones_is_enough(write_noises, tmp_path):
     write_noises(tmp_path, 1)
     for index in range(60):
         (tmp_path / f"bad{index}.wav").write_bytes(b"<html>")
-    data = dataset_of(tmp_path, rate=8000, size=500)
+    data = dataset_of(tmp_path, rate=8000, size=500, max_unreadable_share=1)
     for index in range(len(data)):
         assert data[ItemKey(index, 0, 0)][1]["relpath"] == "00.wav"
     assert data.summary().startswith("60 of 61 files unreadable (")
@@ -182,7 +185,7 @@ def test_only_bad_files_are_an_error_that_names_them(shared, tmp_path):
         r"no usable audio found in 3 files: 3 of 3 files unreadable \(.*emptyfile\.mp3, .*html_error_page\.mp3, .*ooming-header\.flac\)"
     )
     with pytest.raises(DataError, match=message):
-        dataset_of(tmp_path)[ItemKey(0, 0, 0)]
+        dataset_of(tmp_path, max_unreadable_share=1)[ItemKey(0, 0, 0)]
 
 
 def test_silence_is_left_out(write_noises, tmp_path):

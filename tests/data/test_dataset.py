@@ -85,7 +85,7 @@ def test_errors_in_workers_name_the_file(config, tmp_path):
 
 
 def test_bad_files_are_known_to_all_workers_and_to_the_main_process(config, tmp_path):
-    built = config(6)
+    built = config(6, max_unreadable_share=0.5)
     for index in range(3):
         (tmp_path / "audio" / f"bad{index}.wav").write_bytes(b"<html>")
     loader = load(built, batch_size=1, num_workers=2)

@@ -202,12 +202,12 @@ def test_columns_of_a_table_cannot_give_instructions(folder):
 def test_a_broken_sidecar_is_found_before_any_item_is_read(folder):
     (folder / "drums/kick.json").write_text("{")
     with pytest.raises(DataError, match=r"kick\.json:1:2  not valid JSON"):
-        Captions(folder).select([folder / KICK])
+        Captions(folder).select([KICK])
 
 
 def test_rows_about_absent_files_are_counted_and_named(folder, caplog):
     (folder / "captions.csv").write_text(f"path,caption\n{KICK},kick\n" + "".join(f"no{n}.wav,x\n" for n in range(4)))
-    assert Captions(folder).select([folder / KICK]) == [folder / KICK]
+    assert Captions(folder).select([KICK]) == [KICK]
     assert f"captions.csv: ignored 4 of 5 rows (no0.wav, no1.wav, no2.wav, ...), which are no audio files in {folder}" in caplog.text
 
 
@@ -217,7 +217,7 @@ def test_empty_captions_are_counted_and_named(folder, caplog, source):
         text = {".csv": f"path,caption\n{KICK},\n", ".txt": "\n", ".json": '{"caption": ""}'}[Path(source).suffix]
         (folder / source).write_text(text)
     captions = Captions(folder, caption="" if source is None else None)
-    assert captions.select([folder / KICK]) == [folder / KICK]
+    assert captions.select([KICK]) == [KICK]
     assert captions(folder / KICK)["prompt"] == ""
     assert f"{folder}: 1 of 1 files (drums/kick.wav) have an empty caption, and are trained on with it" in caplog.text
 
@@ -227,14 +227,14 @@ def test_values_that_the_dataset_measures_are_named(folder, caplog, source):
     text = f"path,caption,seconds_total\n{KICK},x,9\n" if source == "captions.csv" else '{"prompt": "x", "seconds_total": 9}'
     (folder / source).write_text(text)
     captions = Captions(folder)
-    captions.select([folder / KICK])
+    captions.select([KICK])
     assert "ignored seconds_total in the metadata beside the audio, since the dataset measures it" in caplog.text
     assert captions(folder / KICK) == {"prompt": "x"}
 
 
 def test_nothing_odd_is_said_of_a_good_folder(folder, caplog):
     (folder / "captions.csv").write_text(f"path,caption\n{KICK},x\n")
-    Captions(folder).select([folder / KICK])
+    Captions(folder).select([KICK])
     assert caplog.text == ""
 
 

@@ -283,7 +283,7 @@ def test_batches_of_similar_length(write_store):
 def test_padded_stores_have_buckets_by_real_length(write_store):
     data = dataset(write_store(pad=True), length_buckets=[8, 16])
     assert data.bucket_lengths == [16, 8, 16]
-    assert data[ItemKey(1, 0, 0, 8)][0].shape == (3, 8)
+    assert data[ItemKey(1, 0, 0, length=8)][0].shape == (3, 8)
 
 
 # ---- what cannot be ----------------------------------------------------------------------------------------------------------------

@@ -193,15 +193,15 @@ def test_tokens(encode, write_model, oobleck_config):
 
 
 def test_unusable_files_are_skipped_counted_and_named_once(encode, tmp_path, write_noises):
-    folder = write_noises(tmp_path / "audio", 3)
+    folder = write_noises(tmp_path / "audio", 5)
     (folder / "01.wav").write_bytes(b"RIFF")
     config = {"dataset_type": "audio_dir", "datasets": [{"id": "a", "path": str(folder)}]}
-    for written in (2, 0):
+    for written in (4, 0):
         result = encode(dataset_config=config)
         assert (result.written, result.skipped) == (written, 1)
         assert f"skipped 1 ({folder / '01.wav'}): see the journals" in result.summary
     journal = (result.folder / "0" / "journal.jsonl").read_text().splitlines()
-    assert len(journal) == 3 and sum("skipped" in line for line in journal) == 1
+    assert len(journal) == 5 and sum("skipped" in line for line in journal) == 1
     (skipped,) = json.loads((result.folder / "card.json").read_text())["summary"]["skipped_items"]
     assert skipped["path"] == str(folder / "01.wav") and "01.wav" in skipped["why"]
 

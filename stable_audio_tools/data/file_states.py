@@ -1,0 +1,119 @@
+"""What a run finds out about its files: their lengths, and which of them cannot be used. Shared by all workers of a process."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stable_audio_tools.audio import AudioInfo, Measurement
+from stable_audio_tools.data.file_table import FileTable
+from stable_audio_tools.errors import AudioError, DataError
+
+logger = logging.getLogger(__name__)
+UNKNOWN, UNREADABLE = -1, -2  # instead of a length
+_LEAST_MET = 100  # files that a share is judged by, unless there are fewer
+
+
+class FileStates:
+    """One entry per file, in memory that all workers share; filled from manifests where there are any, else as files are met.
+
+    Args:
+        files: The files.
+        max_unreadable_share: From 0 to 1; if more of the files that were met cannot be decoded, the run stops.
+
+    Attributes:
+        lengths: Samples per channel at the file's own rate; `UNKNOWN` or `UNREADABLE`.
+        rates: Hz.
+        audible: Samples up to the silent tail; `UNKNOWN` where that was not measured.
+        peaks: Largest magnitude, where that was measured.
+        loudness: LUFS, where that was measured.
+        silent: Files of which a crop was silent; other crops of them may be used.
+        rejected: Files of which a crop was rejected by their metadata module.
+    """
+
+    def __init__(self, files: FileTable, max_unreadable_share: float) -> None:
+        self._files = files
+        self._max_share = max_unreadable_share
+        lengths = files.known("num_frames", UNKNOWN).astype(np.int64)
+        lengths[lengths == 0] = UNREADABLE
+        self.lengths = torch.from_numpy(lengths).share_memory_()
+        self.rates = torch.from_numpy(files.known("sample_rate", 0).astype(np.int64)).share_memory_()
+        self.audible = torch.from_numpy(files.known("audible_frames", UNKNOWN).astype(np.int64)).share_memory_()
+        self.peaks = torch.from_numpy(files.known("peak", math.nan).astype(np.float32)).share_memory_()
+        self.loudness = torch.from_numpy(files.known("loudness_lufs", math.nan).astype(np.float32)).share_memory_()
+        self.silent = torch.zeros(len(files), dtype=torch.bool).share_memory_()
+        self.rejected = torch.zeros(len(files), dtype=torch.bool).share_memory_()
+        self._last, self._num_met = "", 0  # last error and number of files, as this process has met them
+        first = next(iter((self.lengths == UNREADABLE).nonzero().flatten().tolist()), None)
+        if first is not None:
+            logger.warning("left out, as the manifest says: %s", self.summary())
+            self._last = files.error(first)
+            self._check_share(self._last)
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many files have turned out to be unreadable so far."""
+        return int((self.lengths == UNREADABLE).sum())
+
+    @property
+    def num_skipped(self) -> int:
+        """How many files were unreadable, or had a silent or rejected crop, so far."""
+        return int(((self.lengths == UNREADABLE) | self.silent | self.rejected).sum())
+
+    def meet(self, index: int, info: AudioInfo) -> None:
+        """Remember what a file is.
+
+        Raises:
+            DataError: If it is one of enough, and too many of them are unreadable.
+        """
+        self.rates[index], self.lengths[index] = info.sample_rate, info.num_frames
+        self._num_met += 1
+        if len(self._files) <= _LEAST_MET or self._num_met % _LEAST_MET == 0:  # counting a million takes 1 ms
+            self._check_share(self._last)
+
+    def note(self, index: int, measured: Measurement) -> None:
+        """Remember what was measured of a whole file."""
+        self.audible[index], self.peaks[index], self.loudness[index] = measured.audible_frames, measured.peak, measured.loudness_lufs
+
+    def condemn(self, index: int, error: AudioError) -> None:
+        """Leave a file out from now on, and say so.
+
+        Raises:
+            DataError: If more files than allowed are unreadable by now.
+        """
+        if int(self.lengths[index]) != UNREADABLE:  # another worker may have met it at the same time
+            self.lengths[index] = UNREADABLE
+            logger.warning("skipped: %s", error)
+        self._last = str(error)
+        self._check_share(self._last)
+
+    def _check_share(self, last: str) -> None:
+        """Stop if too many fail of the files that were met, once those are a hundred, or all if there are fewer."""
+        count, total = self.num_unreadable, len(self._files)
+        num_met = int((self.lengths != UNKNOWN).sum())
+        if count == total or num_met < min(total, _LEAST_MET):  # if nothing is left, another error says so
+            return
+        if count > self._max_share * num_met:
+            which = f"{self.summary()}{'; last: ' + last if last else ''}"
+            raise DataError(
+                f"{which}; more than {self._max_share:.0%} of {num_met} files cannot be decoded: mend or remove them ('sat data lint' "
+                "names all), or allow more with max_unreadable_share"
+            )
+
+    def summary(self) -> str:
+        """How many files were unreadable, or had a silent or rejected crop, so far, and the first few of each."""
+        text = f"{self.num_unreadable} of {len(self._files)} files unreadable{self._first(self.lengths == UNREADABLE)}"
+        for what, affected in (("silent", self.silent), ("rejected", self.rejected)):
+            if affected.any():
+                text += f"; {int(affected.sum())} with {what} crops, which were replaced{self._first(affected)}"
+        return text
+
+    def _first(self, chosen: Tensor) -> str:
+        """The first few of the chosen files, in brackets."""
+        indices = chosen.nonzero().flatten().tolist()
+        names = ", ".join(str(self._files[index].path) for index in indices[:5]) + (", ..." if len(indices) > 5 else "")
+        return f" ({names})" if indices else ""
