@@ -13,7 +13,7 @@ from stable_audio_tools.registry import Parameter, Part, Registry
 from stable_audio_tools.registry.signature import COMPUTED
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
-COMMANDS = ("demo", "train", "generate", "unwrap", "check", "list", "show", "schema")
+COMMANDS = ("demo", "train", "pre-encode", "generate", "unwrap", "check", "list", "show", "schema")
 
 
 def main() -> int:

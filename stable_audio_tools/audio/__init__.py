@@ -1,7 +1,7 @@
 """Audio on plain tensors (..., C, T); the only package that knows about files and sample rates."""
 
 from stable_audio_tools.audio.channels import force_channels, set_audio_channels, to_mono, to_stereo
-from stable_audio_tools.audio.crop import Crop, CropPlan, apply_crop, normalized_crop, pad_crop, plan_crop, random_crop_start
+from stable_audio_tools.audio.crop import Crop, CropPlan, apply_crop, normalized_crop, pad_crop, plan_crop, plan_crop_at, random_crop_start
 from stable_audio_tools.audio.io import AUDIO_EXTENSIONS, Audio, AudioInfo, load, probe, save
 from stable_audio_tools.audio.loudness import loudness_lufs, normalizing_gain
 from stable_audio_tools.audio.measure import SILENCE_DB, Measurement, decibels, measure
@@ -30,6 +30,7 @@ __all__ = [
     "pad_crop",
     "peak_normalize",
     "plan_crop",
+    "plan_crop_at",
     "prepare_audio",
     "probe",
     "random_crop_start",

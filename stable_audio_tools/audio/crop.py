@@ -92,6 +92,26 @@ def plan_crop(total_frames: int, num_samples: int, sample_rate: int, *, randomiz
     return _plan(start, total_frames, num_samples, sample_rate)
 
 
+def plan_crop_at(start: int, total_frames: int, num_samples: int, sample_rate: int) -> CropPlan:
+    """The crop that begins at a given sample.
+
+    Args:
+        start: First sample of the crop, at ``sample_rate``.
+        total_frames: Samples in the whole clip.
+        num_samples: Samples in the crop.
+        sample_rate: Hz.
+
+    Raises:
+        AudioError: If a length, the rate or the start is out of range.
+
+    >>> plan_crop_at(88_200, 441_000, 88_200, 44_100).seconds_start
+    2
+    """
+    _check(total_frames, num_samples, sample_rate)
+    _check_start(start, total_frames)
+    return _plan(start, total_frames, num_samples, sample_rate)
+
+
 def apply_crop(span: Tensor, plan: CropPlan) -> Crop:
     """Pad what was decoded for ``plan`` to its full length.
 
@@ -142,8 +162,7 @@ def pad_crop(audio: Tensor, num_samples: int, *, start: int = 0, sample_rate: in
     """
     total = audio.shape[-1]
     _check(total, num_samples, sample_rate)
-    if not 0 <= start <= total:
-        raise AudioError(f"crop: cannot start at sample {start} of a clip of {total}; allowed are 0 to {total}")
+    _check_start(start, total)
     return apply_crop(audio[..., start:], _plan(start, total, num_samples, sample_rate))
 
 
@@ -157,6 +176,11 @@ def _plan(start: int, total: int, num_samples: int, sample_rate: int) -> CropPla
         seconds_start=start // sample_rate,
         seconds_total=-(-total // sample_rate),
     )
+
+
+def _check_start(start: int, total: int) -> None:
+    if not 0 <= start <= total:
+        raise AudioError(f"crop: cannot start at sample {start} of a clip of {total}; allowed are 0 to {total}")
 
 
 def _check(total: int, num_samples: int, sample_rate: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from stable_audio_tools.config.base import Component, ListFile, Strict, part_mistakes
-from stable_audio_tools.config.dataset import AudioFolder, ShardEntry, absent_file
+from stable_audio_tools.config.dataset import AudioFolder, LatentFolder, ShardEntry, absent_file
 from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS, ModelConfig, PretransformBlock
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.errors import ConfigError
@@ -62,12 +62,12 @@ def check_files(source: Source) -> list[Mistake]:
     config = cast("dict[str, Any]", data)
     found: list[Mistake] = []
     for parameter in DATASETS.schema(config["dataset_type"]).parameters:
-        entry = next((kind for kind in (AudioFolder, ShardEntry) if kind in typing.get_args(parameter.annotation)), None)
+        entry = next((kind for kind in (AudioFolder, LatentFolder, ShardEntry) if kind in typing.get_args(parameter.annotation)), None)
         if entry is not None:
             for index, folder in enumerate(config.get(parameter.name) or []):
                 absent = entry.model_validate(folder).absent(source.folder)
                 found += [mistake.under(parameter.name, index) for mistake in absent]
-        elif ListFile in typing.get_args(parameter.annotation):
+        if ListFile in typing.get_args(parameter.annotation):
             found += absent_file(parameter.name, config.get(parameter.name), source.folder)
     return found
 

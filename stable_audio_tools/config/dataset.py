@@ -40,9 +40,7 @@ class AudioFolder(Strict):
 
     def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
         """Mistakes about files that do not exist on this machine; locations relative to this object."""
-        folder = resolve(self.path, base_dir)
-        if not folder.is_dir():
-            yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
+        yield from _absent_folder(self.path, base_dir)
         for key in ("custom_metadata_module", "captions_file", "filelist_path", "manifest"):
             yield from absent_file(key, getattr(self, key), base_dir)
 
@@ -86,6 +84,37 @@ class ShardEntry(Strict):
         if self.path and "://" not in self.path and "{" not in self.path and not resolve(self.path, base_dir).exists():
             yield Mistake(("path",), f"{resolve(self.path, base_dir)}: no such folder or file")
         yield from absent_file("custom_metadata_module", self.custom_metadata_module, base_dir)
+
+
+class LatentFolder(Strict):
+    """One folder of pre-encoded items, as ``sat pre-encode`` writes it.
+
+    Attributes:
+        path: The folder; searched with all its sub-folders.
+        id: A name, for people.
+        custom_metadata_module: A Python file with ``get_custom_metadata(info, latents)``.
+        filelist_path: A text file that names the files to use, one per line, relative to the folder; without it, ``filelist.txt`` in the
+            folder if there is one.
+        latent_extension: Suffix of the files, if it is not that of the other folders.
+    """
+
+    path: str = Field(min_length=1)
+    id: str = ""
+    custom_metadata_module: str | None = None
+    filelist_path: str | None = None
+    latent_extension: str | None = None
+
+    def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
+        """Mistakes about files that do not exist on this machine; locations relative to this object."""
+        yield from _absent_folder(self.path, base_dir)
+        for key in ("custom_metadata_module", "filelist_path"):
+            yield from absent_file(key, getattr(self, key), base_dir)
+
+
+def _absent_folder(path: str, base_dir: Path | None) -> Iterator[Mistake]:
+    folder = resolve(path, base_dir)
+    if not folder.is_dir():
+        yield Mistake(("path",), f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
 
 
 def absent_file(key: str, path: str | None, base_dir: Path | None) -> Iterator[Mistake]:

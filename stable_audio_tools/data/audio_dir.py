@@ -22,6 +22,7 @@ from stable_audio_tools.audio import (
     normalizing_gain,
     pad_crop,
     plan_crop,
+    plan_crop_at,
     probe,
 )
 from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
@@ -150,20 +151,24 @@ class SampleDataset(ItemDataset):
                 break
         raise DataError(f"no usable audio found in {len(self.files)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
 
+    def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
+        item = self._item(key.index if isinstance(key, ItemKey) else key, _stream(key, 0))
+        return (None, item.reason) if isinstance(item, _Unusable) else (item, "")
+
     def _candidates(self, index: int, rng: Any) -> Iterator[int]:
         """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
         yield index
-        count = len(self.files)
+        count = len(self)
         while bool((self.lengths != UNREADABLE).any()):
             yield from rng.sample(range(count), min(count, MAX_ATTEMPTS))
 
-    def _item(self, index: int, rng: Any) -> tuple[Tensor, dict[str, Any]] | _Unusable:
+    def _item(self, index: int, rng: Any, start: int | None = None) -> tuple[Tensor, dict[str, Any]] | _Unusable:
         file, states = self.files[index], self.states
         started = time.perf_counter()
         try:
             described = file.described()
             with file.opened() as source:
-                decoded = self._decode(index, source, rng)
+                decoded = self._decode(index, source, rng, start)
         except AudioError as error:
             states.condemn(index, error)
             return _Unusable(str(error))
@@ -193,12 +198,12 @@ class SampleDataset(ItemDataset):
         }
         return self._with_metadata(index, file, audio, metadata, plan, gain)
 
-    def _decode(self, index: int, source: Path | BinaryIO, rng: Any) -> tuple[CropPlan, Tensor] | None:
+    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, start: int | None) -> tuple[CropPlan, Tensor] | None:
         """Which crop of a file an item is, and what there is of it (C, t), t <= `sample_size`; None if nothing can be heard."""
         total = self._num_samples(index, source)
         if not total:
             return None
-        plan = plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
+        plan = self._plan(total, rng, start)
         count = min(self.sample_size, total - plan.start)
         return plan, load(source, start=plan.start, num_frames=count, sample_rate=self.sample_rate).samples
 
@@ -222,6 +227,12 @@ class SampleDataset(ItemDataset):
             cropped = pad_crop(extra, self.sample_size, start=start).audio * gain
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
         return audio, metadata
+
+    def _plan(self, total: int, rng: Any, start: int | None) -> CropPlan:
+        """Which part of a file of ``total`` samples an item is."""
+        if start is not None:
+            return plan_crop_at(min(start, total), total, self.sample_size, self.sample_rate)
+        return plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
 
     def _num_samples(self, index: int, source: Path | BinaryIO) -> int:
         """Length of a file at our rate, without its silent end if that is to be stripped. Measures what is not known yet."""

@@ -37,6 +37,10 @@ class ItemDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
         raise NotImplementedError
 
+    def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
+        """The item itself and never another in its place; or None, and why it cannot be used."""
+        return self[key], ""
+
 
 class ItemKey(NamedTuple):
     """Which item, in which pass through the data. An item's randomness depends on both and on nothing else, so a run can be resumed.
@@ -46,12 +50,14 @@ class ItemKey(NamedTuple):
         epoch: Of the pass.
         seed: Of the run.
         draw: Which draw of this pass it is, if items are drawn with repetition: so that each has another crop. Otherwise 0.
+        length: How long the item is to be, where items of a batch share a length that others do not have; None is the dataset's.
     """
 
     index: int
     epoch: int
     seed: int
     draw: int = 0
+    length: int | None = None
 
 
 @runtime_checkable

@@ -7,12 +7,15 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from stable_audio_tools.config.check import check_dataset_config
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.audio_dir import SampleDataset
 from stable_audio_tools.data.file_table import LocalDatasetConfig
 from stable_audio_tools.data.files import fast_scandir
 from stable_audio_tools.data.loader import ResumableLoader, collation_fn, make_loader
+from stable_audio_tools.data.pre_encoded import PreEncodedDataset
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.registry.schema import without_comments
@@ -48,19 +51,8 @@ def create_dataloader_from_config(
         if not isinstance(number, Integral) or number < least:
             raise DataError(f"{name} must be a whole number of at least {least}, got {number!r}")
     source = read_source(dataset_config, name="dataset config")
-    mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
-    if mistakes:
-        raise ConfigError("\n".join(source.report(mistakes)))
-    config = without_comments(source.data)
-    dataset = DATASETS.build(
-        config.pop("dataset_type"),
-        config,
-        sample_size=sample_size,
-        sample_rate=sample_rate,
-        audio_channels=audio_channels,
-        base_dir=source.folder,
-    )
-    drop_last = config.get("drop_last", True)
+    dataset: Any = create_dataset_from_config(source, sample_size, sample_rate, audio_channels)
+    drop_last = source.data.get("drop_last", True)
     if drop_last and len(dataset) < batch_size:
         raise DataError(
             f'{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false'
@@ -68,4 +60,37 @@ def create_dataloader_from_config(
     return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last, seed=seed)
 
 
-__all__ = ["LocalDatasetConfig", "SampleDataset", "collation_fn", "create_dataloader_from_config", "fast_scandir"]
+def create_dataset_from_config(
+    dataset_config: Mapping[str, Any] | str | Path | Source, sample_size: int, sample_rate: int, audio_channels: int = 2
+) -> Dataset[Any]:
+    """Make the dataset that a dataset config describes, without a loader.
+
+    Args:
+        dataset_config: A dataset config, or the path of its JSON file.
+        sample_size: Length of each item, in samples.
+        sample_rate: In Hz.
+        audio_channels: Channels of each item.
+
+    Raises:
+        ConfigError: With every mistake in the config.
+        DataError: If there is no data.
+    """
+    source = read_source(dataset_config, name="dataset config")
+    mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
+    if mistakes:
+        raise ConfigError("\n".join(source.report(mistakes)))
+    config = without_comments(source.data)
+    return DATASETS.build(
+        config.pop("dataset_type"),
+        config,
+        sample_size=sample_size,
+        sample_rate=sample_rate,
+        audio_channels=audio_channels,
+        base_dir=source.folder,
+    )
+
+
+__all__ = [
+    "LocalDatasetConfig", "PreEncodedDataset", "SampleDataset", "collation_fn", "create_dataloader_from_config",
+    "create_dataset_from_config", "fast_scandir",
+]  # fmt: skip

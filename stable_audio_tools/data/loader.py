@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from stable_audio_tools.data.base import ItemKey, Ordered, Summarised, Weighted
-from stable_audio_tools.errors import StableAudioError
+from stable_audio_tools.errors import DataError, StableAudioError
 
 logger = logging.getLogger(__name__)
 
@@ -68,24 +68,35 @@ class ResumableSampler(DistributedSampler[ItemKey]):
             self.epoch += 1
         self._was_used = True
 
-    def __iter__(self) -> Iterator[ItemKey]:
-        world, rank = self._split()
+    order_depends_on_batches = False  # whether a pass with batches of another size has another order
+
+    @property
+    def _weights(self) -> Tensor | None:
+        return self.dataset.sample_weights if isinstance(self.dataset, Weighted) and self.shuffle else None
+
+    def order(self, world: int) -> tuple[Tensor, Tensor | None]:
+        """Index of every item of this pass, for ``world`` processes that take turns; and its length, where they differ."""
         total = len(self.dataset)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        weights = self.dataset.sample_weights if isinstance(self.dataset, Weighted) and self.shuffle else None
-        if weights is not None:
-            order = _draw(weights, total, generator)
-        else:
-            order = torch.randperm(total, generator=generator) if self.shuffle else torch.arange(total)
-        count = len(self) * world
-        order = order.repeat(-(-count // max(total, 1)))[:count]
-        start, self.start = self.start, 0
-        return self._keys(order, range(rank + start * world, count, world), is_drawn=weights is not None)
+        if self._weights is not None:
+            return _draw(self._weights, total, generator), None
+        return (torch.randperm(total, generator=generator) if self.shuffle else torch.arange(total)), None
 
-    def _keys(self, order: Tensor, places: range, *, is_drawn: bool) -> Iterator[ItemKey]:
+    def __iter__(self) -> Iterator[ItemKey]:
+        world, rank = self._split()
+        order, lengths = self.order(world)
+        count = len(self) * world
+        order = order.repeat(-(-count // max(len(order), 1)))[:count]
+        start, self.start = self.start, 0
+        return self._keys(order, lengths, range(rank + start * world, count, world), is_drawn=self._weights is not None)
+
+    def _keys(self, order: Tensor, lengths: Tensor | None, places: range, *, is_drawn: bool) -> Iterator[ItemKey]:
         """The items at some places of the order, made one by one: a list of a million would take 100 MB."""
         epoch, seed = self.epoch if self.shuffle else 0, self.seed
-        return (ItemKey(int(order[place]), epoch, seed, place if is_drawn else 0) for place in places)
+        return (
+            ItemKey(int(order[place]), epoch, seed, place if is_drawn else 0, int(lengths[place]) if lengths is not None else None)
+            for place in places
+        )
 
 
 def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -115,7 +126,7 @@ class ResumableLoader(DataLoader[Any]):
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in _with_plain_errors(batches):
+        for batch in with_plain_errors(batches):
             self._delivered += 1
             items = self._before + self._delivered * (self.batch_size or 1)
             if self._batches_after(items) == 0:  # here, not after the loop: Lightning never asks for more than the last batch
@@ -150,6 +161,10 @@ class ResumableLoader(DataLoader[Any]):
         step, (world, _) = self.batch_size or 1, sampler._split()
         before, now = state.get("items_per_step", step * world), step * world
         items = (state["items"] if "items" in state else state["batches"] * now) // world
+        if before != now and sampler.order_depends_on_batches and items:
+            logger.warning("resumed with %d items per batch instead of %d, on which the order of length buckets depends: this pass begins "
+                           "anew", now, before)  # fmt: skip
+            items, before = 0, now
         sampler.seed = state["seed"]
         sampler.set_epoch(state["epoch"])
         sampler.load_extra_state(state, state["epoch"])
@@ -168,7 +183,7 @@ class ResumableLoader(DataLoader[Any]):
         return left // step if self.drop_last else -(-left // step)
 
 
-def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+def with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
     """Our errors as they were raised in a worker: torch hands them over with the worker's traceback for a message."""
     try:
         yield from batches
@@ -187,12 +202,22 @@ def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:
         if isinstance(values[0], (int, float)):
             batch.append(np.array(values))
         elif isinstance(values[0], Tensor):
-            batch.append(torch.stack(values))
+            batch.append(_stack(values))
         elif isinstance(values[0], np.ndarray):
             batch.append(np.array(values))
         else:
             batch.append(values)
     return batch
+
+
+def _stack(values: Sequence[Tensor]) -> Tensor:
+    shapes = dict.fromkeys(tuple(value.shape) for value in values)
+    if len(shapes) > 1:
+        raise DataError(
+            f"items of one batch have different shapes: {', '.join(map(str, shapes))}; if these are pre-encoded, set latent_crop_length or "
+            "length_buckets in the dataset config"
+        )
+    return torch.stack(list(values))
 
 
 def make_loader(
@@ -213,12 +238,12 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         drop_last=drop_last,
         collate_fn=collation_fn,
-        worker_init_fn=_leave_signals_to_main,
+        worker_init_fn=leave_signals_to_main,
         generator=torch.Generator().manual_seed(sampler.seed),
     )
 
 
-def _leave_signals_to_main(worker: int) -> None:
+def leave_signals_to_main(worker: int) -> None:
     """Ctrl-C, and many a SIGTERM, reach every process of a group. Workers that died of it would end the run before it can save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Only the first one: the main process ends a stuck worker with SIGTERM too, and more than once.

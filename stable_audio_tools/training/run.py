@@ -31,6 +31,7 @@ from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.base import Summarised
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.errors import CheckpointError, ConfigError
+from stable_audio_tools.families import DATASETS
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
 from stable_audio_tools.models.layers.parameters import count_parameters
@@ -162,6 +163,9 @@ def train(options: TrainOptions) -> TrainResult:
     if config.training is None or config.sample_size is None:
         missing = "training" if config.training is None else "sample_size"
         raise ConfigError(f"{source.name}: {missing}: required for training, and missing")
+    for dataset_config in (options.dataset_config, options.val_dataset_config):
+        if dataset_config is not None:
+            _refuse_confusion(config, read_source(dataset_config, name="dataset config"))
     ckpt_path = options.ckpt_path or (_newest_checkpoint(Path(options.save_dir or "runs") / options.name) if options.recover else None)
     checkpoint = require_wrapped(ckpt_path) if ckpt_path is not None else None
     pl.seed_everything(options.seed, workers=True, verbose=False)  # the same for all processes, which build the same model
@@ -249,6 +253,27 @@ def _refuse_impossible(options: TrainOptions) -> None:
         raise ConfigError(
             f"--num-nodes {options.num_nodes}: the processes would wait for each other forever; start them with srun or torchrun, or set "
             "MASTER_ADDR, MASTER_PORT and NODE_RANK on each machine"
+        )
+
+
+def _refuse_confusion(config: ModelConfig, dataset: Source) -> None:
+    """Refuse latents where the model wants samples, and the other way round, before anything is loaded."""
+    kind = dataset.data.get("dataset_type") if isinstance(dataset.data, Mapping) else None
+    if not isinstance(kind, str) or kind not in DATASETS or ":" in kind:
+        return  # to be told when it is checked; of other people's datasets nothing is known
+    has_key = any(parameter.name == "pre_encoded" for parameter in DATASETS.schema(kind).parameters)
+    is_latent = dataset.data.get("pre_encoded") is True if has_key else bool(DATASETS.part(kind).facts.get("latents"))
+    wants_latents = getattr(config.training, "pre_encoded", None)
+    if wants_latents is not None and getattr(config.model, "pretransform", None) is None:
+        return  # the model takes what the dataset gives
+    if wants_latents is None and is_latent:
+        raise ConfigError(f"{dataset.name}: holds latents, but {config.model_type!r} models train on audio; use dataset_type 'audio_dir'")
+    if wants_latents is False and is_latent:
+        raise ConfigError(f'{dataset.name}: holds latents, but the model would encode them again; set "pre_encoded": true in its training')
+    if wants_latents is True and not is_latent:
+        raise ConfigError(
+            f"{dataset.name}: holds audio, but the model's training.pre_encoded is true, so it wants latents; set it to false, or encode "
+            "the dataset with sat pre-encode and use dataset_type 'pre_encoded'"
         )
 
 

@@ -13,6 +13,7 @@ import pytest
 from stable_audio_tools.config.check import check_dataset_config, check_model_config, check_source
 from stable_audio_tools.config.model import MODEL_CONFIGS
 from stable_audio_tools.config.source import read_source
+from stable_audio_tools.families import DATASETS
 
 AE, IDS, DIT = "model.pretransform.config", "model.conditioning.configs", "model.diffusion"
 BROKEN = """{

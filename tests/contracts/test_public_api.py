@@ -30,7 +30,9 @@ PROMISED = {
     ],
     "stable_audio_tools.inference.generation": ["generate_diffusion_cond"],
     "stable_audio_tools.inference.utils": ["prepare_audio", "set_audio_channels"],
-    "stable_audio_tools.data.dataset": ["create_dataloader_from_config", "SampleDataset", "collation_fn", "fast_scandir"],
+    "stable_audio_tools.data.dataset": [
+        "create_dataloader_from_config", "SampleDataset", "PreEncodedDataset", "collation_fn", "fast_scandir",
+    ],
     "stable_audio_tools.training": ["create_training_wrapper_from_config", "create_demo_callback_from_config"],
     "stable_audio_tools.training.diffusion": ["DiffusionCondTrainingWrapper"],
     "stable_audio_tools.training.autoencoders": ["AutoencoderTrainingWrapper"],

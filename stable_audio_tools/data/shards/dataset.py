@@ -80,9 +80,9 @@ class AudioShards(ShardDataset, SampleDataset):
         SampleDataset.__init__(self, [], sample_size, files=files, **options)
         self.silence = silence
 
-    def _decode(self, index: int, source: Path | BinaryIO, rng: Any) -> tuple[CropPlan, Tensor] | None:
+    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, start: int | None) -> tuple[CropPlan, Tensor] | None:
         if self.silence is None:
-            return super()._decode(index, source, rng)
+            return super()._decode(index, source, rng, start)
         self._num_samples(index, source)
         whole = remove_long_silence(load(source, sample_rate=self.sample_rate).samples, self.sample_rate, **self.silence, rng=rng)
         if not whole.shape[-1]:

@@ -12,6 +12,11 @@ from stable_audio_tools.families import BOTTLENECKS
 from stable_audio_tools.models.bottlenecks.base import Bottleneck
 
 
+def vae_deviation(scale: Tensor) -> Tensor:
+    """The standard deviation that an encoder's ``scale`` stands for; always positive."""
+    return F.softplus(scale) + 1e-4
+
+
 def vae_sample(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Draw from N(mean, softplus(scale) + 1e-4) with the global random stream, and measure the divergence from N(0, 1).
 
@@ -25,7 +30,7 @@ def vae_sample(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Latents (B, D, L), and the divergence, averaged over batch and time.
     """
-    deviation = F.softplus(scale) + 1e-4
+    deviation = vae_deviation(scale)
     variance = deviation.square()
     latents = torch.randn_like(mean) * deviation + mean
     kl = (mean.square() + variance - variance.log() - 1).sum(dim=1).mean()
@@ -55,7 +60,7 @@ class VAEBottleneck(Bottleneck):
         if sample:
             latents, kl = vae_sample(mean, scale)
         else:
-            variance = (F.softplus(scale) + 1e-4).square()
+            variance = vae_deviation(scale).square()
             latents, kl = mean, (mean.square() + variance - variance.log() - 1).sum(dim=1).mean()
         return (latents, {"kl": kl}) if return_info else latents
 

@@ -78,11 +78,15 @@ class DiffusionTrainingWrapper(TrainingWrapper):
     def _check_channels(self, reals: Tensor, channels: int, what: str) -> None:
         if reals.shape[1] == channels:
             return
-        has_key = hasattr(self.training_config, "pre_encoded")
-        agree = "training.pre_encoded agree with the dataset_type, and audio_channels with the model" if has_key else (
-            "audio_channels agree with the model"
-        )  # fmt: skip
-        raise DataError(f"the model expects {what} with {channels} channels, but the dataset gives {reals.shape[1]}; does {agree}?")
+        pretransform, pre_encoded = self.pretransform, getattr(self.training_config, "pre_encoded", None)
+        given = reals.shape[1]
+        agree = "training.pre_encoded agree with the dataset_type, and audio_channels with the model"
+        fix = f"does {'audio_channels agree with the model' if pre_encoded is None else agree}?"
+        if pre_encoded and pretransform is not None and given == pretransform.io_channels:
+            fix = 'these look like audio: set "pre_encoded": false in training, or train on what sat pre-encode wrote'
+        elif pre_encoded is False and pretransform is not None and given == pretransform.encoded_channels:
+            fix = 'these look like latents: set "pre_encoded": true in training'
+        raise DataError(f"the model expects {what} with {channels} channels, but the dataset gives {given}; {fix}")
 
     def log_training(self, loss: Tensor, terms: Mapping[str, Tensor], data: Tensor) -> None:
         """Log what a step was about.

@@ -92,10 +92,12 @@ def test_data_of_the_wrong_kind_are_refused(wrap):
     with pytest.raises(DataError) as caught:
         wrap().latents_of(torch.zeros(2, 4, 64))
     assert str(caught.value) == (
-        "the model expects audio (pre_encoded is false) with 1 channels, but the dataset gives 4; does training.pre_encoded agree with the "
-        "dataset_type, and audio_channels with the model?"
+        "the model expects audio (pre_encoded is false) with 1 channels, but the dataset gives 4; these look like latents: set "
+        '"pre_encoded": true in training'
     )
-    with pytest.raises(DataError, match=r"^the model expects latents \(pre_encoded is true\) with 4 channels, but the dataset gives 1; "):
+    with pytest.raises(
+        DataError, match=r"^the model expects latents \(pre_encoded is true\) with 4 channels, but the dataset gives 1; these look like "
+    ):
         wrap(pre_encoded=True).latents_of(torch.zeros(2, 1, 64))
 
 

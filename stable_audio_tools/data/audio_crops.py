@@ -1,0 +1,117 @@
+"""Folders of audio files of which every part is an item: long files as several crops, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
+from stable_audio_tools.config.dataset import AudioFolder
+from stable_audio_tools.data.audio_dir import SampleDataset, local_config
+from stable_audio_tools.data.file_table import LocalDatasetConfig
+from stable_audio_tools.errors import AudioError, DataError
+from stable_audio_tools.families import DATASETS
+
+NUM_READERS = 16  # threads: reading the headers of many files is waiting for them
+
+
+class CropsDataset(SampleDataset):
+    """All crops of all files; the last of a file is padded.
+
+    Args:
+        configs: Folders.
+        sample_size: Length of the crops, in samples.
+        sample_rate: Rate of the result, in Hz.
+        force_channels: ``"mono"``, ``"stereo"``, or a number of channels.
+        augment_phase: Flip the polarity of half of the items.
+        overlap_sec: Seconds that crops share with the one before.
+        min_crop_sec: Leave out the last crop of a file if less than this of it is audio; a file's first crop is always there.
+
+    Raises:
+        DataError: If crops do not move on, or there are no files.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[LocalDatasetConfig],
+        sample_size: int = 65536,
+        sample_rate: int = 48000,
+        force_channels: str | int = "stereo",
+        augment_phase: bool = False,
+        overlap_sec: float = 0.0,
+        min_crop_sec: float = 1.0,
+    ) -> None:
+        super().__init__(configs, sample_size, sample_rate, False, force_channels, augment_phase)
+        hop = sample_size - round(overlap_sec * sample_rate)
+        if hop < 1:
+            raise DataError(f"overlap_sec: {overlap_sec:g} s is no less than a crop, which has {sample_size / sample_rate:g} s")
+        least = max(round(min_crop_sec * sample_rate), 1)
+        with ThreadPoolExecutor(NUM_READERS) as readers:
+            totals = list(readers.map(self._total, range(len(self.files))))
+        crops = [
+            (owner, start)
+            for owner, total in enumerate(totals)
+            for start in range(0, max(total, 1), hop)
+            if start == 0 or (total - start >= least and total - start > sample_size - hop)  # not only what the one before holds too
+        ]
+        self.owners = torch.tensor([owner for owner, _ in crops])  # files, by crop
+        self.starts = torch.tensor([start for _, start in crops])
+        self.sample_weights = None if self.sample_weights is None else self.sample_weights[self.owners]
+
+    @property
+    def filenames(self) -> list[str]:
+        """The file of each crop."""
+        return [str(self.files[owner].path) for owner in self.owners.tolist()]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Samples per channel of the file of each crop; negative where it is not known, or the file cannot be decoded."""
+        return self.states.lengths[self.owners]
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def _item(self, index: int, rng: Any, start: int | None = None) -> Any:
+        return super()._item(int(self.owners[index]), rng, int(self.starts[index]))
+
+    def _total(self, index: int) -> int:
+        """Samples of a file at our rate; 0 of one that cannot be read, which is told when it is asked for."""
+        try:
+            with self.files[index].opened() as source:
+                return self._num_samples(index, source)
+        except AudioError:
+            return 0
+
+
+@DATASETS.register("audio_crops")
+def audio_crops(
+    datasets: list[AudioFolder],
+    sample_size: int,
+    sample_rate: PositiveInt,
+    audio_channels: PositiveInt,
+    base_dir: Path | None,
+    overlap_sec: NonNegativeFloat = 0.0,
+    min_crop_sec: NonNegativeFloat = 1.0,
+    drop_last: bool = True,
+    augment_phase: bool = False,
+) -> CropsDataset:
+    """Folders of audio files, of which every part is an item.
+
+    Args:
+        datasets: The folders.
+        sample_size: Length of the crops, in samples.
+        sample_rate: Rate of the result, in Hz.
+        audio_channels: 1 makes everything mono, 2 stereo.
+        base_dir: Folder of the config file, for relative paths.
+        overlap_sec: Seconds that crops share with the one before.
+        min_crop_sec: Leave out the last crop of a file if less than this of it is audio, in seconds; its first crop is always there.
+        drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
+        augment_phase: Flip the polarity of half of the items.
+    """
+    configs = [local_config(folder, base_dir) for folder in datasets]
+    return CropsDataset(configs, sample_size, sample_rate, audio_channels, augment_phase, overlap_sec, min_crop_sec)
