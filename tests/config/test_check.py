@@ -13,6 +13,7 @@ import pytest
 from stable_audio_tools.config.check import check_dataset_config, check_model_config, check_source
 from stable_audio_tools.config.model import MODEL_CONFIGS
 from stable_audio_tools.config.source import read_source
+from stable_audio_tools.families import DATASETS
 
 AE, IDS, DIT = "model.pretransform.config", "model.conditioning.configs", "model.diffusion"
 BROKEN = """{
@@ -206,7 +207,7 @@ def test_missing_types_list_the_choices() -> None:
     (mistake,) = check_model_config({"model": {}})
     assert mistake.message == f"model_type: required key is missing; one of {', '.join(MODEL_CONFIGS)}"
     (mistake,) = check_dataset_config({"datasets": []})
-    assert mistake.message == "dataset_type: required key is missing; one of audio_dir"
+    assert mistake.message == f"dataset_type: required key is missing; one of {', '.join(DATASETS.names())}"
 
 
 @pytest.mark.parametrize(
