@@ -28,7 +28,7 @@ app.command("demo", short_help="Train a small model here and now, and listen to 
 app.command("train", short_help="Train or fine-tune a model.")(train.train)
 app.command("generate", short_help="Make audio files from prompts.")(generate.generate)
 app.command("unwrap", short_help="Make a model of a training checkpoint.")(unwrap.unwrap)
-app.add_typer(data.app, name="data", short_help="Look at, split and pack folders of audio.")
+app.add_typer(data.group, name="data", short_help="Measure, check and split audio files.")
 app.command("check", short_help="Find every mistake in config files.")(check.check)
 app.command("list", short_help="List the parts that configs can name.")(list_parts.list_parts)
 app.command("show", short_help="Show one part and what its config may say.")(show.show)

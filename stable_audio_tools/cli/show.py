@@ -90,8 +90,6 @@ def _kind(annotation: Any) -> str:
         return _kind(arguments[0])
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join("None" if choice is type(None) else _kind(choice) for choice in arguments)
-    if get_origin(annotation) is list and hasattr(arguments[0], "model_fields"):
-        return "list of objects"
     return type_name(annotation)
 
 
@@ -106,6 +104,16 @@ def _print(parameter: Any, *, indent: int) -> None:
         print(f"{' ' * (indent + 4)}{plain(parameter.doc)}")
     for option in parameter.options or ():
         _print(option, indent=indent + 4)
+    trunk = _object_in_list(parameter.annotation)
+    if trunk is not None:
+        for line in _trunk_lines(trunk):
+            print(f"{' ' * (indent + 4)}{line}")
+
+
+def _object_in_list(annotation: Any) -> Any:
+    """The typed object in ``list[X]``; None if it is anything else."""
+    item = next(iter(get_args(annotation)), None)
+    return item if get_origin(annotation) is list and hasattr(item, "model_fields") else None
 
 
 def type_name(annotation: Any) -> str:
@@ -114,6 +122,8 @@ def type_name(annotation: Any) -> str:
 
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join(type_name(choice) for choice in get_args(annotation))
+    if _object_in_list(annotation) is not None:
+        return "list of objects"
     text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     for long, short in (
         *((str(number), name) for name, number in NUMBERS.items()),

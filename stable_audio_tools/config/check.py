@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from stable_audio_tools.config.base import Component, Strict, part_mistakes
-from stable_audio_tools.config.dataset import AudioFolder, ListFile, ShardEntry, absent_file
+from stable_audio_tools.config.base import Component, ListFile, Strict, part_mistakes
+from stable_audio_tools.config.dataset import AudioFolder, ShardEntry, absent_file
 from stable_audio_tools.config.model import MODEL_CONFIGS, TRUNK_CONFIGS, ModelConfig, PretransformBlock
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.errors import ConfigError

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from stable_audio_tools.config.base import PositiveFloat, Strict
+from stable_audio_tools.config.base import ListFile, PositiveFloat, Strict
 from stable_audio_tools.registry import Mistake
-
-ListFile = Annotated[str, Field(min_length=1, title="a text file with one path per line")]
 
 
 class AudioFolder(Strict):

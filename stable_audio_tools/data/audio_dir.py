@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from stable_audio_tools.audio import (
@@ -25,8 +24,8 @@ from stable_audio_tools.audio import (
     plan_crop,
     probe,
 )
-from stable_audio_tools.config.base import PositiveInt, Probability
-from stable_audio_tools.config.dataset import AudioFolder, ListFile, resolve
+from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
+from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
@@ -37,7 +36,6 @@ from stable_audio_tools.families import DATASETS
 
 MAX_ATTEMPTS = 200  # crops tried before giving up on finding a usable one
 TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
-VolumeRange = Annotated[Sequence[float], Field(min_length=2, max_length=2)]
 
 
 class _Unusable(NamedTuple):
@@ -282,7 +280,7 @@ def audio_dir(
     drop_last: bool = True,
     augment_phase: bool = True,
     volume_norm: bool = False,
-    volume_norm_param: VolumeRange = (-16, 2),
+    volume_norm_param: Pair = (-16, 2),
     strip_silence: bool = False,
     silence_threshold_db: float | None = -60.0,
     max_unreadable_share: Probability = 0.25,
@@ -308,7 +306,7 @@ def audio_dir(
         exclude_paths_file: A list of files to leave out, one path or name per line.
         include_paths_file: A list of the only files to use.
     """
-    configs = [_local_config(folder, base_dir) for folder in datasets]
+    configs = [local_config(folder, base_dir) for folder in datasets]
     exclude, include = (PathList(resolve(file, base_dir)) if file else None for file in (exclude_paths_file, include_paths_file))
     return SampleDataset(
         configs,
@@ -327,7 +325,13 @@ def audio_dir(
     )
 
 
-def _local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
+def local_config(folder: AudioFolder, base_dir: Path | None) -> LocalDatasetConfig:
+    """A folder as a dataset takes it, from what a config says of it.
+
+    Raises:
+        ConfigError: If its metadata module cannot be used.
+        DataError: If its table of captions cannot be read.
+    """
     path = resolve(folder.path, base_dir)
     table = resolve(folder.captions_file, base_dir) if folder.captions_file else None
     module = MetadataModule(resolve(folder.custom_metadata_module, base_dir)) if folder.custom_metadata_module else None

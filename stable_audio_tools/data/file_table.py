@@ -174,6 +174,15 @@ class Folder:
             return cls(config, manifest.names, manifest)
         return cls(config, Names.of(find_audio_names(root)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        is_manifests = self.manifest is not None and self.names is self.manifest.names
+        return self.__dict__ | ({"names": None} if is_manifests else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self.names is None and self.manifest is not None:
+            self.names = self.manifest.names  # of the file that this process has mapped
+
     def __len__(self) -> int:
         return len(self.names) if self.chosen is None else len(self.chosen)
 
@@ -267,7 +276,9 @@ class FileTable(Sequence[AudioFile]):
         return np.concatenate([np.full(len(folder), folder.config.weight) for folder in self.folders])
 
 
-def list_files(configs: Sequence[LocalDatasetConfig], *, exclude: PathList | None = None, include: PathList | None = None) -> FileTable:
+def list_files(
+    configs: Sequence[LocalDatasetConfig], *, exclude: PathList | None = None, include: PathList | None = None, by_caption: bool = True
+) -> FileTable:
     """The files to use: those of every folder, less what the lists, keywords and tables of captions leave out, which the log says.
 
     Raises:
@@ -281,6 +292,8 @@ def list_files(configs: Sequence[LocalDatasetConfig], *, exclude: PathList | Non
     num_found = sum(len(folder) for folder in folders)
     for folder in folders:
         _choose(folder, exclude, include)
+        if by_caption:
+            folder.choose_by_caption()
     for paths in (exclude, include):
         if paths is not None:
             paths.say_what_is_unused()
@@ -306,4 +319,3 @@ def _choose(folder: Folder, exclude: PathList | None, include: PathList | None) 
         words = [word.lower() for word in folder.config.keywords]
         count = folder.keep(lambda name: any(word in name.rsplit("/", 1)[-1].lower() for word in words))
         logger.info("%s: left out %d files whose names hold none of: %s", root, count, ", ".join(folder.config.keywords))
-    folder.choose_by_caption()

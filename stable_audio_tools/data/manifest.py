@@ -47,6 +47,7 @@ COLUMNS = {  # name -> Arrow type
 }
 _MAPPED = ("path", "error", "num_frames", "sample_rate", "audible_frames", "peak", "loudness_lufs", "caption_source")
 _STRINGS = ("path", "error", "caption_source")
+_NUMPY_TYPES = {"int64": np.int64, "int32": np.int32, "float": np.float32}  # of the mapped columns
 _LAYOUT = "1"  # of the mapped file
 
 
@@ -202,18 +203,21 @@ def _read_mapped(file: Path) -> dict[str, Any]:
     with pa.memory_map(str(file)) as source:
         reader = ipc.open_file(source)
         batch = reader.get_batch(0)
-    columns: dict[str, Any] = {}
-    for name in _MAPPED:
-        column = batch.column(name)
-        columns[name] = _text_buffers(column) if name in _STRINGS else column.to_numpy(zero_copy_only=True)
-    return columns
+    return {name: _text_buffers(batch.column(name)) if name in _STRINGS else _numbers(batch.column(name)) for name in _MAPPED}
+
+
+def _numbers(column: Any) -> NDArray[Any]:
+    """A column without nulls, as it lies in the file. By hand, since Arrow's ``to_numpy`` imports pandas where it is installed: 1 s."""
+    _, data = column.buffers()
+    dtype = np.dtype(_NUMPY_TYPES[str(column.type)])
+    return np.frombuffer(data, dtype=dtype)[: len(column)] if len(column) else np.zeros(0, dtype=dtype)
 
 
 def _text_buffers(column: Any) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     _, offsets, data = column.buffers()
     if not len(column):
         return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint8)
-    text = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
+    text = np.frombuffer(data, dtype=np.uint8) if data is not None and data.size else np.zeros(0, dtype=np.uint8)
     return np.frombuffer(offsets, dtype=np.int64)[: len(column) + 1], text
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
-from stable_audio_tools.data.files import fast_scandir, find_audio_files
+from stable_audio_tools.data.files import PathList, fast_scandir, find_audio_files, read_filelist, read_lines, roots_of
 from stable_audio_tools.errors import DataError
 
 
@@ -107,3 +107,57 @@ def test_fast_scandir_ends_in_loops(tmp_path):
     folders, files = fast_scandir(str(tmp_path), ["wav"])
     assert files == [str(tmp_path / "a/1.wav")]
     assert str(tmp_path / "a") in folders
+
+
+# ---- lists of paths ------------------------------------------------------------------------------------------------------------------
+
+
+def list_of(tmp_path, text, name="list.txt"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path / name
+
+
+def test_a_list_has_an_entry_per_line(tmp_path):
+    text = "\ufeff# a comment\n\n  drums/kick.wav  \r\ndrums\\snare.wav\n./hat.wav\na//b/../c.wav\nD:\\music\\x.wav\n"
+    assert read_lines(list_of(tmp_path, text)) == ["drums/kick.wav", "drums/snare.wav", "hat.wav", "a/c.wav", "D:/music/x.wav"]
+
+
+def test_a_missing_list_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"no\.txt: cannot be read: No such file.*; a list of paths is a text file with one path per line"):
+        PathList(tmp_path / "no.txt")
+
+
+@pytest.mark.parametrize(
+    "entry", ["audio/14/214.mp3", "{absolute}/14/214.mp3", "214.mp3", "214", "14/214.mp3", "14/214", "14\\214.mp3", "{link}/14/214.mp3"]
+)
+def test_every_way_to_write_a_file_means_it(tmp_path, monkeypatch, entry):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "audio", "14/214.mp3")
+    (tmp_path / "link").symlink_to(tmp_path / "audio")
+    entry = entry.format(absolute=tmp_path / "audio", link=tmp_path / "audio")
+    for root in ("audio", tmp_path / "audio", "link"):
+        if entry.startswith("audio/") and root != "audio":
+            continue
+        paths = PathList(list_of(tmp_path, entry))
+        assert paths.means("14/214.mp3", roots_of(Path(root)))
+        assert not paths.means("14/2140.mp3", roots_of(Path(root)))
+
+
+def test_entries_that_mean_nothing_are_named(tmp_path, caplog):
+    paths = PathList(list_of(tmp_path, "a.wav\nb.wav\nc\nd\ne\n"))
+    paths.means("x/a.wav", {"."})
+    paths.say_what_is_unused()
+    assert "4 of 5 entries mean no file of the dataset (b.wav, c, d, ...)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# nothing\n", r"list\.txt: names no files; delete it to use all files of the folder"),
+        ("a.wav\n../b.wav\n", r"list\.txt: '\.\./b\.wav' is not below the dataset's folder; paths in it are relative to that folder"),
+        ("/etc/b.wav\n", r"list\.txt: '/etc/b\.wav' is not below the dataset's folder"),
+    ],
+)
+def test_wrong_filelists(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_filelist(list_of(tmp_path, text))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS, CropPlan, load, plan_crop
-from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import ShardEntry, resolve
-from stable_audio_tools.data.audio_dir import SampleDataset, VolumeRange
+from stable_audio_tools.data.audio_dir import SampleDataset
 from stable_audio_tools.data.metadata import MetadataModule
 from stable_audio_tools.data.shards.files import ShardFiles, ShardSource
 from stable_audio_tools.data.shards.latents import ShardLatents
@@ -23,7 +22,6 @@ from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DATASETS
 
-Silence = Annotated[Sequence[NonNegativeFloat], Field(min_length=2, max_length=2)]
 LATENT_EXTENSIONS = frozenset({".npy"})
 
 
@@ -110,11 +108,11 @@ def shards(
     epoch_steps: PositiveInt = 2000,
     shuffle_buffer: NonNegativeInt = 1000,
     remove_silence: bool = False,
-    silence_threshold: Silence = (0.01, 0.5),
+    silence_threshold: Pair = (0.01, 0.5),
     max_silence_duration: NonNegativeFloat = 0.25,
     silence_threshold_db: float | None = -60.0,
     volume_norm: bool = False,
-    volume_norm_param: VolumeRange = (-16, 2),
+    volume_norm_param: Pair = (-16, 2),
     pre_encoded: bool = False,
     latent_crop_length: PositiveInt | None = None,
     min_length_sec: NonNegativeFloat | None = None,
