@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS, CropPlan, load, plan_crop
@@ -23,7 +22,6 @@ from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DATASETS
 
-Silence = Annotated[Sequence[NonNegativeFloat], Field(min_length=2, max_length=2)]
 LATENT_EXTENSIONS = frozenset({".npy"})
 
 
@@ -110,7 +108,7 @@ def shards(
     epoch_steps: PositiveInt = 2000,
     shuffle_buffer: NonNegativeInt = 1000,
     remove_silence: bool = False,
-    silence_threshold: Silence = (0.01, 0.5),
+    silence_threshold: Pair = (0.01, 0.5),
     max_silence_duration: NonNegativeFloat = 0.25,
     silence_threshold_db: float | None = -60.0,
     volume_norm: bool = False,

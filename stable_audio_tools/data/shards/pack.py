@@ -233,7 +233,7 @@ def _write(shard: _Shard, source: PackSource, storage: Storage, root: str, scrat
     with open(file, "rb") as opened:
         samples = scan(opened, size, shard.name).samples
     text = format_index(samples)
-    assert text is not None, "keys have no line breaks"
+    assert text is not None  # keys have no line breaks
     storage.put(str(file), f"{root}/{shard.name}")
     storage.write(f"{root}/{shard.name.removesuffix('.tar')}{INDEX_SUFFIX}", text.encode())
     return _entry(shard.name, len(samples), size)
