@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.training.ema import EMA
+from stable_audio_tools.training.parameters import frozen_parts
 from stable_audio_tools.training.randomness import isolated_randomness, random_state, restore_random_state, seed_streams
 
 Batch = tuple[Tensor, Any]
@@ -42,7 +43,7 @@ class TrainingWrapper(pl.LightningModule):
     def train(self, mode: bool = True) -> TrainingWrapper:
         """Set the mode, but keep frozen parts in eval mode."""
         super().train(mode)
-        for module in self.frozen_modules():
+        for module in (*self.frozen_modules(), *frozen_parts(self.model)):
             module.eval()
         return self
 

@@ -15,6 +15,7 @@ from stable_audio_tools.config.source import Source
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DEMOS, WRAPPERS
 from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.parameters import freeze
 
 
 def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | Path | Source, model: nn.Module) -> TrainingWrapper:
@@ -30,6 +31,7 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | 
     config = _with_training(model_config)
     if getattr(config.training, "arc", None) is not None:
         raise ConfigError("training.arc: adversarial post-training is not available; remove the section to train without an adversary")
+    freeze(model, config.training)
     return WRAPPERS.build(config.model_type, model=model, config=config)
 
 

@@ -59,7 +59,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
     def configure_optimizers(self) -> Any:
         """Adam at ``learning_rate``."""
         block = {"type": "Adam", "config": {"lr": self.training_config.learning_rate}}
-        return create_optimizer_from_config(block, self.model.parameters())
+        return create_optimizer_from_config(block, self.model.named_parameters())
 
     def latents_of(self, reals: Tensor) -> Tensor:
         """Audio (B, C, T), or latents if the data is pre-encoded -> what the model denoises, (B, D, L)."""
