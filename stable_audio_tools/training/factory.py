@@ -32,7 +32,13 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | 
     if getattr(config.training, "arc", None) is not None:
         raise ConfigError("training.arc: adversarial post-training is not available; remove the section to train without an adversary")
     freeze(model, config.training)
-    return WRAPPERS.build(config.model_type, model=model, config=config)
+    wrapper: TrainingWrapper = WRAPPERS.build(config.model_type, model=model, config=config)
+    options = getattr(config.training, "ema", None)
+    if options is not None:
+        if wrapper.ema is None:
+            raise ConfigError("training.ema: there is no average of the weights: set use_ema to true, or remove the section")
+        wrapper.ema.configure(**options.model_dump(exclude_none=True))
+    return wrapper
 
 
 def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Path | Source, **kwargs: Any) -> pl.Callback | None:

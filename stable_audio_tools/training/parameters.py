@@ -80,9 +80,9 @@ def _meant_by(pattern: str, names: Sequence[str], model: nn.Module, where: str) 
 def _frozen_groups(training: Any) -> Iterator[tuple[str, str]]:
     """(where, pattern) of every frozen group of the optimizers that update the model."""
     configs: Any = getattr(training, "optimizer_configs", None)
-    for key in list(type(configs).model_fields) if configs is not None else []:
-        config = getattr(configs, key)
-        for index, group in enumerate(config.optimizer.parameter_groups if config is not None and key != "discriminator" else ()):
+    for key in [] if configs is None else [name for name in vars(configs) if name != "discriminator"]:
+        config: Any = getattr(configs, key)
+        for index, group in enumerate(config.optimizer.parameter_groups if config is not None else []):
             if group.frozen:
                 for pattern in group.patterns:
                     yield f"training.optimizer_configs.{key}.optimizer.parameter_groups[{index}].match", pattern

@@ -12,7 +12,9 @@ from stable_audio_tools.checkpoint import save_model_weights
 from stable_audio_tools.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
-from stable_audio_tools.training.run import TrainOptions, _precision, describe
+from stable_audio_tools.training.options import TrainOptions
+from stable_audio_tools.training.preflight import describe
+from stable_audio_tools.training.trainer import precision_of
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def test_a_run_leaves_its_configs_curves_demos_and_checkpoint(train_briefly, tin
     config = tiny_diffusion()
     result = train_briefly(config, logger="auto", demos=True)
     assert sorted(path.name for path in result.folder.iterdir()) == [
-        "checkpoints", "dataset_config.json", "demos", "metrics", "model_config.json", "tensorboard",
+        "checkpoints", "dataset_config.json", "demos", "metrics", "model_config.json", "report.txt", "tensorboard",
     ]  # fmt: skip
     assert json.loads((result.folder / "model_config.json").read_text()) == config
     assert json.loads((result.folder / "dataset_config.json").read_text()) == noises
@@ -81,12 +83,12 @@ def test_what_is_trained_and_what_is_frozen_is_said(tiny_diffusion):
     ("asked", "expected"), [("auto", "32-true"), ("32", "32-true"), ("bf16", "bf16-mixed"), ("64", "64-true"), ("bf16-mixed", "bf16-mixed")]
 )
 def test_precisions_on_a_cpu(asked, expected):
-    assert _precision(TrainOptions(model_config={}, dataset_config={}, precision=asked), "cpu") == expected
+    assert precision_of(TrainOptions(model_config={}, dataset_config={}, precision=asked, accelerator="cpu")) == expected
 
 
 @pytest.mark.parametrize("asked", ["16", "16-mixed"])
 def test_half_precision_without_cuda_is_replaced_and_said(asked, log):
-    assert _precision(TrainOptions(model_config={}, dataset_config={}, precision=asked), "cpu") == "bf16-mixed"
+    assert precision_of(TrainOptions(model_config={}, dataset_config={}, precision=asked, accelerator="cpu")) == "bf16-mixed"
     assert "precision 16-mixed needs CUDA: using bf16-mixed" in log.text
 
 

@@ -152,6 +152,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         if not is_discriminator_turn and self.ema is not None:
             self.ema.update()
         optimizer = optimizers[player]
+        self.guard.note({f"train/{name}": term for name, term in terms.items()})
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()

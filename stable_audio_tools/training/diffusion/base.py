@@ -47,6 +47,10 @@ class DiffusionTrainingWrapper(TrainingWrapper):
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
+        if self.ema is not None and self.ema.on_cpu:
+            with super().averaged() as model:
+                yield model
+            return
         online = self.model.model
         try:
             if self.ema is not None:
