@@ -431,8 +431,8 @@ def require_wrapped(path: str | Path, *, flag: str = "--ckpt-path") -> Checkpoin
     """
     if Path(path).is_dir():
         raise CheckpointError(
-            f"{path}: is a folder, as --strategy deepspeed writes it, which {flag} cannot resume; "
-            "make a file of it with 'python zero_to_fp32.py', which DeepSpeed puts into the folder"
+            f"{path}: is a folder, as --strategy deepspeed writes it, which {flag} cannot resume; make a model of it with "
+            "'sat unwrap', and start from that with --pretrained-ckpt-path"
         )
     checkpoint = read_checkpoint(path)
     if checkpoint.kind != "wrapped":

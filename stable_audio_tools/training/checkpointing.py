@@ -32,7 +32,15 @@ NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt$")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file that takes the checkpoint's place only when it is complete and on disk."""
+    """Writes to a temporary file that takes the checkpoint's place only when it is complete and on disk.
+
+    Args:
+        adapted: What to give for a file that another program wrote: path -> content.
+    """
+
+    def __init__(self, adapted: Mapping[Path, Mapping[str, Any]] | None = None) -> None:
+        super().__init__()
+        self.adapted = dict(adapted or {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint."""
@@ -42,6 +50,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; only tensors and plain data, since anything else could run code."""
+        if Path(path) in self.adapted:
+            return dict(self.adapted.pop(Path(path)))
         return torch.load(path, map_location=map_location or "cpu", weights_only=weights_only is not False)
 
 

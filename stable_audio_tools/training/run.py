@@ -32,7 +32,7 @@ from stable_audio_tools.training.factory import create_demo_callback_from_config
 from stable_audio_tools.training.fsdp import WholeAverage
 from stable_audio_tools.training.options import Config, TrainOptions
 from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, describe, disk_line
-from stable_audio_tools.training.recovery import compare_configs, last_good_checkpoint
+from stable_audio_tools.training.recovery import adapt, compare_configs, is_foreign, last_good_checkpoint
 from stable_audio_tools.training.trainer import bare_trainer, make_trainer, refuse_impossible
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Setup:
         loader: Of training data.
         validation: Of validation data, if there is some.
         wrapper: What is trained.
+        adapted: The checkpoint that it goes on from, as ours, if another program wrote it.
     """
 
     options: TrainOptions
@@ -76,6 +77,7 @@ class Setup:
     loader: Any
     validation: Any
     wrapper: TrainingWrapper
+    adapted: dict[Path, dict[str, Any]]
 
 
 def set_up(options: TrainOptions) -> Setup:
@@ -110,9 +112,13 @@ def set_up(options: TrainOptions) -> Setup:
     _load_weights(model, options)
     wrapper = create_training_wrapper_from_config(source, model)
     wrapper.guard.policy = options.on_nan
+    adapted: dict[Path, dict[str, Any]] = {}
     if checkpoint is not None:
-        require_fit(wrapper, checkpoint)
-        compare_configs(checkpoint, source.data)
+        if is_foreign(checkpoint):
+            adapted = {Path(checkpoint.path): adapt(checkpoint, wrapper, source.data)}
+        else:
+            require_fit(wrapper, checkpoint)
+            compare_configs(checkpoint, source.data)
         if -1 < options.max_steps <= checkpoint.extra.get("global_step", 0):
             step = checkpoint.extra["global_step"]
             logger.warning("%s is at step %d, so --max-steps %d leaves nothing to do", options.ckpt_path, step, options.max_steps)
@@ -120,7 +126,7 @@ def set_up(options: TrainOptions) -> Setup:
         recompute_activations(model)
     if options.compile:
         compile_blocks(model, bare_trainer(options).strategy.root_device)
-    return Setup(options, config, loader, validation, wrapper)
+    return Setup(options, config, loader, validation, wrapper, adapted)
 
 
 def train(options: TrainOptions) -> TrainResult:
@@ -148,7 +154,7 @@ def train(options: TrainOptions) -> TrainResult:
     demo = create_demo_callback_from_config(options.model_config) if options.demos else None
     around = [*options.callbacks, *([demo] if demo is not None else []), *([WholeAverage()] if options.strategy == "fsdp" else [])]
     callbacks = [preflight, *around, checkpoints]
-    trainer = make_trainer(options, wrapper, folder, data, callbacks, has_validation=setup.validation is not None)
+    trainer = make_trainer(options, wrapper, folder, data, callbacks, has_validation=setup.validation is not None, adapted=setup.adapted)
     _write_configs(options, folder)
     if trainer.is_global_zero:
         for line in lines:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,14 @@ def bare_trainer(options: TrainOptions, **more: Any) -> pl.Trainer:
 
 
 def make_trainer(
-    options: TrainOptions, wrapper: TrainingWrapper, folder: Path, data: Any, callbacks: Sequence[pl.Callback], *, has_validation: bool
+    options: TrainOptions,
+    wrapper: TrainingWrapper,
+    folder: Path,
+    data: Any,
+    callbacks: Sequence[pl.Callback],
+    *,
+    has_validation: bool,
+    adapted: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> pl.Trainer:
     """The trainer of a run.
 
@@ -133,6 +140,7 @@ def make_trainer(
         data: The model's config, for loggers.
         callbacks: All but the progress bar.
         has_validation: Whether there is validation data.
+        adapted: Checkpoints of another program, as ours.
 
     Raises:
         ConfigError: If the wrapper cannot do what was asked.
@@ -158,7 +166,7 @@ def make_trainer(
         log_every_n_steps=1,
         logger=loggers or False,
         callbacks=[*callbacks, *bar],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(adapted)],
         enable_checkpointing=False,
         enable_progress_bar=options.show_progress,
         enable_model_summary=False,

@@ -236,23 +236,13 @@ def test_a_run_of_another_kind_of_model_is_named(train_briefly, tiny_diffusion, 
         train_briefly(tiny_diffusion(), ckpt_path=other)
 
 
-def test_what_another_program_keeps_is_told_apart_from_a_misfit(train_briefly, tiny_diffusion, finished, tmp_path):
-    content = torch.load(finished, weights_only=True)
-    content["state_dict"]["losses.losses.0.weight"] = torch.ones(())
-    del content["state_dict"]["diffusion_ema.step"]
-    foreign = tmp_path / "epoch=0-step=3.ckpt"
-    torch.save(content, foreign)
-    with pytest.raises(CheckpointError, match=r"holds what this run does not keep \(losses\.losses\.0\.weight\)"):
-        train_briefly(tiny_diffusion(optimizer_configs={"diffusion": optimizer("AdamW")}), ckpt_path=foreign)
-
-
 def test_a_run_that_is_long_enough_already_says_so(train_briefly, tiny_diffusion, finished, log):
     train_briefly(tiny_diffusion(optimizer_configs={"diffusion": optimizer("AdamW")}), ckpt_path=finished, max_steps=2)
     assert f"{finished} is at step 3, so --max-steps 2 leaves nothing to do" in log.text
 
 
 def test_a_folder_is_no_checkpoint_to_resume(train_briefly, tiny_diffusion, tmp_path):
-    with pytest.raises(CheckpointError, match=r"is a folder, as --strategy deepspeed writes it, which --ckpt-path cannot resume; make a"):
+    with pytest.raises(CheckpointError, match=r"is a folder, as --strategy deepspeed writes it, which --ckpt-path cannot resume; make a m"):
         train_briefly(tiny_diffusion(), ckpt_path=tmp_path)
 
 
