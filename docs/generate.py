@@ -14,7 +14,8 @@ from stable_audio_tools.registry.signature import COMPUTED
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 COMMANDS = (
-    "demo", "train", "pre-encode", "generate", "unwrap", "data scan", "data lint", "data split", "data pack", "check", "list", "show", "schema",
+    "demo", "train", "pre-encode", "generate", "unwrap", "data scan", "data lint", "data split", "data pack",
+    "check", "list", "show", "schema",
 )  # fmt: skip
 
 

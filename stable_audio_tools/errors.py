@@ -7,6 +7,7 @@
     |-- CheckpointError      a weights file is broken or does not fit        (also a ValueError)
     |-- AudioError           an audio file or tensor cannot be used          (also a ValueError)
     |-- DataError            a dataset has nothing usable in it              (also a ValueError)
+    |-- TrainingError        a run cannot go on                              (also a RuntimeError)
     `-- MissingExtraError    an optional dependency is not installed         (also an ImportError)
 
 A message says where, what was wrong, what was given, and what is allowed or what to do next.
@@ -33,6 +34,10 @@ class AudioError(StableAudioError, ValueError):
 
 class DataError(StableAudioError, ValueError):
     """A dataset cannot deliver what was asked of it."""
+
+
+class TrainingError(StableAudioError, RuntimeError):
+    """Training cannot go on: a loss is not finite, or memory has run out."""
 
 
 class MissingExtraError(StableAudioError, ImportError):

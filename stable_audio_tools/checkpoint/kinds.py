@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,9 @@ WANTED_BY: Mapping[Kind, str] = {
     "lm": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "unknown": "",
 }
+
+
+FOREIGN = re.compile(r"^losses\.losses\.|\.online_model\.")  # what training checkpoints of the original hold besides
 
 
 class WrappedLayout(NamedTuple):

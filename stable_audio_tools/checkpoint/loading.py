@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 from torch import nn
 
 from stable_audio_tools.checkpoint.fitting import LoadReport, assign_state_dict, compare_state_dict, copy_matching
-from stable_audio_tools.checkpoint.kinds import DESCRIPTIONS, Checkpoint, kind_of, refuse_other_model, some, unwrap_state_dict
+from stable_audio_tools.checkpoint.kinds import DESCRIPTIONS, FOREIGN, Checkpoint, kind_of, refuse_other_model, some, unwrap_state_dict
 from stable_audio_tools.checkpoint.reading import read_checkpoint
 from stable_audio_tools.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-FOREIGN = re.compile(r"^losses\.losses\.|\.online_model\.")  # what training checkpoints of the original hold besides
 
 
 def load_model_weights(model: nn.Module, path: str | Path, *, use_ema: bool = True) -> LoadReport:
@@ -116,8 +114,8 @@ def require_wrapped(path: str | Path, *, flag: str = "--ckpt-path") -> Checkpoin
     """
     if Path(path).is_dir():
         raise CheckpointError(
-            f"{path}: is a folder, as --strategy deepspeed writes it, which {flag} cannot resume; "
-            "make a file of it with 'python zero_to_fp32.py', which DeepSpeed puts into the folder"
+            f"{path}: is a folder, as --strategy deepspeed writes it, which {flag} cannot resume; make a model of it with "
+            "'sat unwrap', and start from that with --pretrained-ckpt-path"
         )
     checkpoint = read_checkpoint(path)
     if checkpoint.kind != "wrapped":

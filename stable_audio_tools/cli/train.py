@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import ast
 import configparser
+import dataclasses
+import inspect
 import logging
 import shlex
+import typing
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.registry import closest
+from stable_audio_tools.training.options import FILES, MACHINES, Flag, TrainOptions
 
 if TYPE_CHECKING:
     from stable_audio_tools.training.run import TrainResult
 
 log = logging.getLogger(__name__)
-Files, Machines, Saving = "Files", "Machines", "Saving and logging"
-
-
-class LoggerChoice(str, Enum):
-    """Where numbers and demos are logged."""
-
-    auto = "auto"
-    wandb = "wandb"
-    comet = "comet"
-    tensorboard = "tensorboard"
-    csv = "csv"
-    none = "none"
 
 
 def read_defaults(path: Path, known: list[str]) -> dict[str, Any]:
@@ -72,102 +65,75 @@ def load_defaults(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def train(
-    model_config: Annotated[Path, typer.Option(help="Model config (JSON).", rich_help_panel=Files)],
-    dataset_config: Annotated[Path, typer.Option(help="Dataset config (JSON).", rich_help_panel=Files)],
-    val_dataset_config: Annotated[Path | None, typer.Option(help="Dataset config for validation.", rich_help_panel=Files)] = None,
-    name: Annotated[str, typer.Option(help="Names the run's folder, and the project at logging services.")] = "stable_audio_tools",
+    *,
     config_file: Annotated[
         Path | None,
-        typer.Option(help="INI file with defaults of these options.", is_eager=True, callback=load_defaults, rich_help_panel=Files),
+        typer.Option(help="INI file with defaults of these options.", is_eager=True, callback=load_defaults, rich_help_panel=FILES),
     ] = None,
-    ckpt_path: Annotated[Path | None, typer.Option(help="Training checkpoint to resume.", rich_help_panel=Files)] = None,
-    pretrained_ckpt_path: Annotated[
-        Path | None, typer.Option(help="Unwrapped model to start a new run from.", rich_help_panel=Files)
-    ] = None,
-    pretransform_ckpt_path: Annotated[
-        Path | None, typer.Option(help="Unwrapped autoencoder for the pretransform.", rich_help_panel=Files)
-    ] = None,
-    recover: Annotated[bool, typer.Option(help="Resume the newest checkpoint of this name, if there is one.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items per device and step.")] = 4,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0 loads it in this one.")] = 6,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random stream.")] = 42,
-    precision: Annotated[str, typer.Option(help="auto, 32, 16-mixed, bf16-mixed, ...", rich_help_panel=Machines)] = "auto",
-    accelerator: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.", rich_help_panel=Machines)] = "auto",
-    devices: Annotated[str, typer.Option(help="How many devices, which ('0,2'), or auto.", rich_help_panel=Machines)] = "auto",
-    num_gpus: Annotated[int | None, typer.Option(min=1, help="Same as --devices, for older scripts.", rich_help_panel=Machines)] = None,
-    num_nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=Machines)] = 1,
-    strategy: Annotated[str, typer.Option(help="auto, ddp, ...", rich_help_panel=Machines)] = "auto",
-    accum_batches: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
-    gradient_clip_val: Annotated[float, typer.Option(min=0, help="Largest gradient norm; 0 does not clip.")] = 0.0,
-    max_steps: Annotated[int, typer.Option(min=-1, help="Optimizer steps; -1 trains until stopped.")] = -1,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=Saving)] = 10000,
-    save_top_k: Annotated[
-        int, typer.Option(min=-1, help="How many of the latest checkpoints to keep; -1 keeps all.", rich_help_panel=Saving)
-    ] = -1,
-    val_every: Annotated[int, typer.Option(min=-1, help="Steps between validations; -1: once per pass.", rich_help_panel=Saving)] = -1,
-    save_dir: Annotated[str, typer.Option(help="Where run folders go.", rich_help_panel=Saving)] = "runs",
-    logger: Annotated[
-        LoggerChoice,
-        typer.Option(help="auto: TensorBoard and CSV, and Weights & Biases if logged in there.", rich_help_panel=Saving),
-    ] = LoggerChoice.auto,
+    num_gpus: Annotated[int | None, typer.Option(min=1, help="Same as --devices, for older scripts.", rich_help_panel=MACHINES)] = None,
     wandb_config: Annotated[str | None, typer.Option(help="Has no effect; older scripts give it.", hidden=True)] = None,
     project: Annotated[str | None, typer.Option(help="Same as --name, for older scripts.", hidden=True)] = None,
-    remove_pretransform_weight_norm: Annotated[
-        str, typer.Option(help="'pre_load' or 'post_load': collapse the pretransform's weight norm before or after loading.")
-    ] = "",
+    **values: Any,
 ) -> None:
     """Train a model, or fine-tune one (--pretrained-ckpt-path), or go on with a run (--ckpt-path, --recover).
 
     The run's folder, below --save-dir, gets checkpoints, demos, and curves for TensorBoard. Ctrl-C or SIGTERM saves a checkpoint and stops.
     """
-    if num_gpus is not None and devices not in ("auto", str(num_gpus)):
-        raise ConfigError(f"--num-gpus {num_gpus} and --devices {devices} say different things; give one of them")
+    if num_gpus is not None and values["devices"] not in ("auto", str(num_gpus)):
+        raise ConfigError(f"--num-gpus {num_gpus} and --devices {values['devices']} say different things; give one of them")
     from stable_audio_tools.cli.main import quiet_lightning
     from stable_audio_tools.config.check import parse_model_config
     from stable_audio_tools.config.source import read_source
 
     if wandb_config is not None:
         log.warning("--wandb-config has no effect; Weights & Biases reads its settings from WANDB_... environment variables")
-    source = read_source(model_config)
-    parse_model_config(source, strict=True)  # mistakes are told before anything heavy is imported
+    values = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
+    model_config = values["model_config"]
+    values |= {
+        "model_config": read_source(model_config),
+        "name": project or values["name"],
+        "devices": num_gpus if num_gpus is not None else _devices(values["devices"]),
+    }
+    parse_model_config(values["model_config"], strict=True)  # mistakes are told before anything heavy is imported
     from pytorch_lightning.utilities import rank_zero_only
-
-    from stable_audio_tools.training.run import TrainOptions
-    from stable_audio_tools.training.run import train as run
 
     quiet_lightning()
     if rank_zero_only.rank:  # pyright: ignore[reportFunctionMemberAccess]
         logging.getLogger("stable_audio_tools").setLevel(logging.WARNING)  # the first process says it
-    result = run(
-        TrainOptions(
-            model_config=source,
-            dataset_config=dataset_config,
-            val_dataset_config=val_dataset_config,
-            name=project or name,
-            save_dir=save_dir,
-            ckpt_path=ckpt_path,
-            pretrained_ckpt_path=pretrained_ckpt_path,
-            pretransform_ckpt_path=pretransform_ckpt_path,
-            recover=recover,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            precision=precision,
-            accelerator=accelerator,
-            devices=num_gpus if num_gpus is not None else _devices(devices),
-            num_nodes=num_nodes,
-            strategy=strategy,
-            accum_batches=accum_batches,
-            gradient_clip_val=gradient_clip_val,
-            max_steps=max_steps,
-            checkpoint_every=checkpoint_every,
-            save_top_k=save_top_k,
-            val_every=val_every,
-            logger=logger.value,  # type: ignore[arg-type]
-            remove_pretransform_weight_norm=remove_pretransform_weight_norm,
-        )
-    )
-    _tell(result, model_config)
+    options = TrainOptions(**values)
+    if options.overfit:
+        from stable_audio_tools.training.overfit import overfit
+
+        verdict = overfit(options)
+        print(verdict)
+        raise typer.Exit(0 if verdict.can_learn else 3)
+    from stable_audio_tools.training.run import train as run
+
+    _tell(run(options), model_config)
+
+
+def _flags() -> Iterator[inspect.Parameter]:
+    """The fields of `TrainOptions` that are flags, and what `train` has besides, as Typer reads them."""
+    hints = typing.get_type_hints(TrainOptions, include_extras=True)
+    for field in dataclasses.fields(TrainOptions):
+        flag: Flag | None = next(iter(getattr(hints[field.name], "__metadata__", ())), None)
+        if flag is None:
+            continue
+        kind = flag.kind or typing.get_args(hints[field.name])[0]
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        if typing.get_origin(kind) is Literal:
+            choices: Any = Enum(field.name, {choice: choice for choice in typing.get_args(kind)})
+            kind, default = choices, choices(default)
+        option = typer.Option(help=flag.help, rich_help_panel=flag.panel, min=flag.least, max=flag.most)
+        annotation = Annotated[kind, option]  # type: ignore[valid-type]
+        yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    own = inspect.signature(train, eval_str=True).parameters.values()
+    yield from (parameter for parameter in own if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+_FLAGS = list(_flags())
+train.__signature__ = inspect.Signature(_FLAGS)  # type: ignore[attr-defined]
+train.__annotations__ = {parameter.name: parameter.annotation for parameter in _FLAGS}
 
 
 def _tell(result: TrainResult, model_config: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 def unwrap(
     model_config: Annotated[Path, typer.Option(help="Model config (JSON) the checkpoint was trained with.")],
-    ckpt_path: Annotated[Path, typer.Option(help="Training checkpoint.")],
+    ckpt_path: Annotated[Path, typer.Option(help="Training checkpoint: a file, or the folder that FSDP or DeepSpeed wrote.")],
     name: Annotated[str, typer.Option(help="The new file: a name or path, without suffix.")] = "exported_model",
     use_safetensors: Annotated[bool, typer.Option("--use-safetensors", help="Write .safetensors instead of .ckpt.")] = False,
     online: Annotated[bool, typer.Option("--online", help="Take the weights themselves, not their moving average.")] = False,
@@ -27,7 +27,12 @@ def unwrap(
     target = Path(f"{name.removesuffix(suffix)}{suffix}")
     if target.name == suffix or target.is_dir():
         raise ConfigError(f"--name {name!r}: name the new file, for example --name my_model")
-    checkpoint = read_checkpoint(ckpt_path)
+    if ckpt_path.is_dir():
+        from stable_audio_tools.training.sharded import read_sharded
+
+        checkpoint = read_sharded(ckpt_path)
+    else:
+        checkpoint = read_checkpoint(ckpt_path)
     if checkpoint.kind != "wrapped":
         raise CheckpointError(f"{ckpt_path}: is {checkpoint.description} already: there is nothing to unwrap")
     model = create_model_from_config_path(model_config)

@@ -23,6 +23,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Window = Annotated[Sequence[Annotated[int, Field(ge=-1)]], Field(min_length=2, max_length=2)]  # steps before and after; -1 is no limit
 Pair = Annotated[Sequence[float], Field(min_length=2, max_length=2)]
 ListFile = Annotated[str, Field(min_length=1, title="a text file with one path per line")]
+Betas = Annotated[Sequence[BelowOne], Field(min_length=2, max_length=2)]
 NUMBERS = {  # as people read them
     "int > 0": PositiveInt, "int >= 0": NonNegativeInt, "float > 0": PositiveFloat, "float >= 0": NonNegativeFloat,
     "float in [0, 1]": Probability, "float in [0, 1)": BelowOne, "[steps before, steps after]": Window,

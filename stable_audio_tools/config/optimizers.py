@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from stable_audio_tools.config.base import BelowOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from stable_audio_tools.config.base import Betas, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from stable_audio_tools.registry import Mistake, Schema, closest
 from stable_audio_tools.registry.schema import Location
 from stable_audio_tools.registry.signature import COMPUTED, MISSING, Parameter
 
 Pair = Annotated[Sequence[PositiveFloat], Field(min_length=2, max_length=2)]
-Betas = Annotated[Sequence[BelowOne], Field(min_length=2, max_length=2)]
 Rates = NonNegativeFloat | Sequence[NonNegativeFloat]  # one for all parameter groups, or one for each
 
 _SOME: Any = PositiveInt
@@ -24,7 +23,7 @@ _LOOP = {"foreach": bool | None, "maximize": bool, "differentiable": bool}
 _GRAPH = {**_LOOP, "capturable": bool}
 _BASE = {"lr": NonNegativeFloat, "weight_decay": NonNegativeFloat}
 _ADAM = {**_BASE, **_GRAPH, "betas": Betas, "eps": NonNegativeFloat}
-OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
+TORCH_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "ASGD": {**_BASE, **_GRAPH, "lambd": float, "alpha": float, "t0": float},
     "Adadelta": {**_BASE, **_GRAPH, "rho": Probability, "eps": NonNegativeFloat},
     "Adafactor": {
@@ -102,7 +101,7 @@ def torch_mistakes(
         what: ``"optimizer"`` or ``"scheduler"``.
         name: Its class.
         config: Its arguments.
-        table: `OPTIMIZERS` or `SCHEDULES`.
+        table: `TORCH_OPTIMIZERS` or `SCHEDULES`.
         others: Further names that are allowed there, for the message.
     """
     where: Location = ("type",)

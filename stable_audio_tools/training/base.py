@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.training.ema import EMA
+from stable_audio_tools.training.optims.schedule_free import averaged_iterates, start_training
+from stable_audio_tools.training.parameters import frozen_parts
 from stable_audio_tools.training.randomness import isolated_randomness, random_state, restore_random_state, seed_streams
+from stable_audio_tools.training.safety import Guard, guarded
 
 Batch = tuple[Tensor, Any]
 VALIDATION_SEED = 42
@@ -32,8 +35,14 @@ class TrainingWrapper(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self.guard = Guard()
         self._random_state: dict[str, Any] | None = None
         self._validation = ExitStack()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "training_step" in vars(cls):
+            cls.training_step = guarded(cls.training_step)  # type: ignore[method-assign]
 
     def frozen_modules(self) -> Iterator[nn.Module]:
         """Parts that training does not change."""
@@ -42,7 +51,7 @@ class TrainingWrapper(pl.LightningModule):
     def train(self, mode: bool = True) -> TrainingWrapper:
         """Set the mode, but keep frozen parts in eval mode."""
         super().train(mode)
-        for module in self.frozen_modules():
+        for module in (*self.frozen_modules(), *frozen_parts(self.model)):
             module.eval()
         return self
 
@@ -64,11 +73,28 @@ class TrainingWrapper(pl.LightningModule):
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """The model with its averaged weights, in eval mode; the online weights come back on exit."""
+        if self.ema is not None and self.ema.on_cpu:
+            with self.ema.swapped():
+                yield self.model.eval()
+            self.train(self.training)
+            return
         model = self.ema.ema_model if self.ema is not None else self.model
         try:
             yield model.eval()
         finally:
             self.train(self.training)
+
+    # ---- a loss that is not finite ------------------------------------------------------------------------------------------------
+
+    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Log numbers; those of a step are also what is named if its loss is not finite."""
+        self.guard.note(dictionary)
+        super().log_dict(dictionary, *args, **options)
+
+    def manual_backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
+        """Backward, if the loss is finite."""
+        self.guard.check(self, loss)
+        super().manual_backward(loss, *args, **options)
 
     # ---- exact resumption: the streams that noise and timesteps are drawn from -------------------------------------------------
 
@@ -81,10 +107,14 @@ class TrainingWrapper(pl.LightningModule):
         self._random_state = of_this_process(checkpoint.get("random_state"))
 
     def on_train_start(self) -> None:
-        """Let processes differ from here on: they have built the same model, but must not draw the same noise for their items."""
+        """Let processes differ from here on: they have built the same model, but must not draw the same noise for their items.
+
+        Schedule-free optimizers are told that training begins.
+        """
         if self.global_rank and self._random_state is None:
             seed_streams(torch.initial_seed() + self.global_rank)
             self.renew_streams()
+        start_training(self.trainer.optimizers)
 
     def renew_streams(self) -> None:
         """Draw anew what was drawn from the global streams when this was built, and should differ between processes."""
@@ -98,6 +128,7 @@ class TrainingWrapper(pl.LightningModule):
     def on_validation_start(self) -> None:
         """Validate with the same random numbers each time: its losses are comparable, and training goes on as if there were none."""
         self._validation.enter_context(isolated_randomness(VALIDATION_SEED))
+        self._validation.enter_context(averaged_iterates(self.trainer.optimizers))
 
     def on_validation_end(self) -> None:
         """Give training its random numbers back."""

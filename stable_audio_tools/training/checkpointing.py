@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import shutil
 import signal
 import threading
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,22 +21,57 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.data.loader import ResumableLoader
+from stable_audio_tools.errors import CheckpointError, ConfigError
+from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.optims.schedule_free import averaged_iterates
 
 logger = logging.getLogger(__name__)
+SCORES = "scores.json"
+MONITORED = ("val/avg_loss", "val/loss", "val/mrstft_loss")  # the loss of validation, by kind of wrapper
 NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt$")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file that takes the checkpoint's place only when it is complete and on disk."""
+    """Writes to a temporary file that takes the checkpoint's place only when it is complete and on disk.
+
+    Args:
+        adapted: What to give for a file that another program wrote: path -> content.
+    """
+
+    def __init__(self, adapted: Mapping[Path, Mapping[str, Any]] | None = None) -> None:
+        super().__init__()
+        self.adapted = dict(adapted or {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint."""
         with atomic_path(path) as temporary:
             torch.save(checkpoint, temporary)
+            verify(temporary, path)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; only tensors and plain data, since anything else could run code."""
+        if Path(path) in self.adapted:
+            return dict(self.adapted.pop(Path(path)))
         return torch.load(path, map_location=map_location or "cpu", weights_only=weights_only is not False)
+
+
+def verify(file: Path, name: str | Path) -> None:
+    """Read a file that torch has just written: every part of it must have the checksum that was written with it.
+
+    Args:
+        file: The file.
+        name: What to call it.
+
+    Raises:
+        CheckpointError: If a part is damaged or missing.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(f"{name}: was written, but reads back damaged ({damaged}); is the disk full or failing?")
 
 
 class CheckpointCallback(pl.Callback):
@@ -44,10 +82,24 @@ class CheckpointCallback(pl.Callback):
         every: Optimizer steps between checkpoints.
         keep_last: How many to keep; -1 keeps all.
         model_config: Goes into every checkpoint as ``model_config``.
+        keep_best: How many of those with the best ``monitor`` to keep besides, in ``best`` beside the folder.
+        monitor: A number that validation logs; ``auto`` is its loss.
+        largest: Whether large is best.
     """
 
-    def __init__(self, folder: Path, every: int, *, keep_last: int = -1, model_config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        *,
+        keep_last: int = -1,
+        model_config: Mapping[str, Any] | None = None,
+        keep_best: int = 0,
+        monitor: str = "auto",
+        largest: bool = False,
+    ) -> None:
         super().__init__()
+        self.keep_best, self.monitor, self.largest = keep_best, monitor, largest
         self.folder = folder
         self.every = every
         self.keep_last = keep_last
@@ -142,16 +194,66 @@ class CheckpointCallback(pl.Callback):
             return
         self._last_step = trainer.global_step
         path = self.folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path)
+        with averaged_iterates(trainer.optimizers):
+            trainer.save_checkpoint(path)
         self.last_path = path
         if trainer.is_global_zero and self.keep_last > 0:
             # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
             by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
             for old in by_age[: -self.keep_last]:
-                if old.is_dir():  # what sharded strategies write
-                    shutil.rmtree(old)
-                else:
-                    old.unlink(missing_ok=True)
+                remove(old)
+
+    # ---- the best ones -------------------------------------------------------------------------------------------------------------
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if this validation is one of the best.
+
+        Raises:
+            ConfigError: If validation does not log what is monitored.
+        """
+        if not self.keep_best or trainer.sanity_checking:
+            return
+        if isinstance(pl_module, TrainingWrapper):
+            pl_module.on_validation_end()  # training has its random numbers and weights back, as a checkpoint must have them
+        value = self._monitored(trainer.callback_metrics)
+        folder = self.folder.parent / "best"
+        scores = read_scores(folder)
+        name = f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        ranked = sorted({**scores, name: value}.items(), key=lambda item: -item[1] if self.largest else item[1])
+        kept = dict(ranked[: self.keep_best])
+        if not math.isfinite(value) or name not in kept:
+            return
+        with averaged_iterates(trainer.optimizers):
+            trainer.save_checkpoint(folder / name)
+        if trainer.is_global_zero:
+            with atomic_path(folder / SCORES) as path:
+                path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+            for old in set(scores) - set(kept):
+                remove(folder / old)
+
+    def _monitored(self, metrics: Mapping[str, Any]) -> float:
+        names = [name for name in metrics if name.startswith("val/")]
+        for name in (self.monitor,) if self.monitor != "auto" else MONITORED:
+            if name in metrics:
+                return float(metrics[name])
+        raise ConfigError(f"--monitor {self.monitor}: validation does not log that; it logs {', '.join(sorted(names)) or 'nothing'}")
+
+
+def read_scores(folder: Path) -> dict[str, float]:
+    """What the best checkpoints in a folder were kept for, by file name; those that are gone do not count."""
+    try:
+        scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: float(value) for name, value in scores.items() if (folder / name).exists()}
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint: a file, or the folder that sharded strategies write."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def find_checkpoints(folder: Path) -> list[Path]:

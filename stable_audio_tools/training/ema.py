@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +25,8 @@ class EMA(nn.Module):
         update_after_step: Copy instead of averaging until then.
     """
 
+    on_cpu = False
+    whole_model: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)  # gathers a model that is spread over devices
     initted: torch.Tensor
     step: torch.Tensor
 
@@ -44,6 +49,37 @@ class EMA(nn.Module):
         # What the two buffers hold, as far as it is known: reading them would wait for the GPU in every step.
         self._known: tuple[int, bool] | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.forget())
+
+    def configure(self, *, on_cpu: bool = False, **options: float | int) -> None:
+        """Change options of the constructor; ``on_cpu`` keeps the average there, wherever the model is."""
+        self.on_cpu = on_cpu
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> EMA:
+        """Move to a device or type, but for an average that stays on the CPU."""
+        if not self.on_cpu:
+            return super()._apply(fn, recurse)
+        average = self._modules.pop("ema_model")
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._modules["ema_model"] = average
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """While it is open, the model has the averaged weights."""
+        pairs = list(self._tensors())
+        kept = [online.detach().clone() for _, online in pairs]
+        try:
+            with torch.no_grad():
+                for average, online in pairs:
+                    online.copy_(average)
+            yield
+        finally:
+            with torch.no_grad():
+                for (_, online), before in zip(pairs, kept, strict=True):
+                    online.copy_(before)
 
     def train(self, mode: bool = True) -> EMA:
         """Stays in eval mode."""
@@ -69,14 +105,20 @@ class EMA(nn.Module):
         self._known = step + 1, is_initialised
         if step % self.update_every:
             return
+        with self.whole_model():
+            is_initialised = self._follow(step, is_initialised)
+        self._known = step + 1, is_initialised
+
+    def _follow(self, step: int, is_initialised: bool) -> bool:
+        """One update; whether the average is initialised."""
         averaged, online = self._pairs()
         if step <= self.update_after_step or not is_initialised:
             torch._foreach_copy_(averaged, online)
             is_initialised = step > self.update_after_step
             self.initted.fill_(float(is_initialised))
-            self._known = step + 1, is_initialised
         if step > self.update_after_step:
             torch._foreach_lerp_(averaged, online, 1 - self.decay_at(step + 1))
+        return is_initialised
 
     def forget(self) -> None:
         """Read ``step`` and ``initted`` again: they were written by someone else."""
@@ -90,7 +132,10 @@ class EMA(nn.Module):
 
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Matching floating-point tensors of the average and of the model."""
+        pairs = list(self._tensors())
+        return [average for average, _ in pairs], [online.detach().to(average.device) for average, online in pairs]
+
+    def _tensors(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         averaged = [*self.ema_model.parameters(), *self.ema_model.buffers()]
         online = [*self._online[0].parameters(), *self._online[0].buffers()]
-        pairs = [(a, o.detach().to(a.device)) for a, o in zip(averaged, online, strict=True) if a.is_floating_point()]
-        return [a for a, _ in pairs], [o for _, o in pairs]
+        return ((a, o) for a, o in zip(averaged, online, strict=True) if a.is_floating_point())

@@ -15,6 +15,7 @@ from stable_audio_tools.config.source import Source
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DEMOS, WRAPPERS
 from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.parameters import freeze
 
 
 def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | Path | Source, model: nn.Module) -> TrainingWrapper:
@@ -30,7 +31,14 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | 
     config = _with_training(model_config)
     if getattr(config.training, "arc", None) is not None:
         raise ConfigError("training.arc: adversarial post-training is not available; remove the section to train without an adversary")
-    return WRAPPERS.build(config.model_type, model=model, config=config)
+    freeze(model, config.training)
+    wrapper: TrainingWrapper = WRAPPERS.build(config.model_type, model=model, config=config)
+    options = getattr(config.training, "ema", None)
+    if options is not None:
+        if wrapper.ema is None:
+            raise ConfigError("training.ema: there is no average of the weights: set use_ema to true, or remove the section")
+        wrapper.ema.configure(**options.model_dump(exclude_none=True))
+    return wrapper
 
 
 def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Path | Source, **kwargs: Any) -> pl.Callback | None:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
@@ -20,9 +20,9 @@ from torch import Tensor
 from stable_audio_tools.audio import load
 from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.optional import require
+from stable_audio_tools.training.options import LoggerName
 
 logger = logging.getLogger(__name__)
-LoggerName = Literal["auto", "wandb", "comet", "tensorboard", "csv", "none"]
 
 
 class LogSink:

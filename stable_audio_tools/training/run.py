@@ -5,122 +5,38 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
-import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from stable_audio_tools.checkpoint import Checkpoint, initialise_from, load_pretransform_weights, require_fit, require_wrapped
+from stable_audio_tools.checkpoint import initialise_from, load_pretransform_weights, require_fit, require_wrapped
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import ModelConfig
-from stable_audio_tools.config.source import Source, read_source
+from stable_audio_tools.config.pairing import refuse_confusion
+from stable_audio_tools.config.source import read_source
 from stable_audio_tools.data.base import Summarised
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.errors import CheckpointError, ConfigError
-from stable_audio_tools.families import DATASETS
+from stable_audio_tools.errors import ConfigError, TrainingError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
-from stable_audio_tools.models.layers.parameters import count_parameters
-from stable_audio_tools.optional import require
-from stable_audio_tools.registry.schema import without_comments
+from stable_audio_tools.training.acceleration import compile_blocks, recompute_activations
 from stable_audio_tools.training.base import TrainingWrapper
-from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
+from stable_audio_tools.training.checkpointing import CheckpointCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
-from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers, require_package
+from stable_audio_tools.training.fsdp import WholeAverage
+from stable_audio_tools.training.options import Config, TrainOptions
+from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, describe, disk_line
+from stable_audio_tools.training.recovery import adapt, compare_configs, is_foreign, last_good_checkpoint
+from stable_audio_tools.training.trainer import bare_trainer, make_trainer, refuse_impossible
 
 logger = logging.getLogger(__name__)
-Config = str | Path | Mapping[str, Any] | Source
-OPTIMIZER_KEYS = ("training.optimizer_configs", "training.learning_rate")
-PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # names that older scripts use
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Files and machines of a run; what the model is and how it learns stands in its config.
-
-    Attributes:
-        model_config: JSON file, or the config itself, or what `read_source` made of either.
-        dataset_config: JSON file, or the config itself.
-        val_dataset_config: The same, for validation.
-        name: Names the run's folder, and the project at services.
-        save_dir: Where run folders go; ``runs`` if it is empty.
-        run_folder: The run's folder itself, instead of one made from ``save_dir``, ``name`` and the time.
-        ckpt_path: Training checkpoint to resume.
-        pretrained_ckpt_path: Unwrapped model to start from.
-        pretransform_ckpt_path: Unwrapped autoencoder for the pretransform.
-        recover: Resume the checkpoint with this name that was written last, if there is one.
-        batch_size: Items per device and step.
-        num_workers: Processes that load data.
-        seed: Of every random stream.
-        precision: Lightning's name of a precision; ``auto`` is 16-mixed on CUDA, 32-true elsewhere.
-        accelerator: Lightning's name of a kind of device.
-        devices: How many devices, or which; ``auto`` is all there are (one process on a CPU).
-        num_nodes: Machines.
-        strategy: Lightning's name of a distribution strategy.
-        accum_batches: Batches whose gradients make one step.
-        gradient_clip_val: Largest gradient norm; 0 does not clip.
-        max_steps: Optimizer steps; -1 trains until stopped.
-        checkpoint_every: Steps between checkpoints.
-        save_top_k: How many of the latest checkpoints to keep; -1 keeps all.
-        val_every: Steps between validations; -1 validates at the end of every pass, if there is validation data.
-        logger: Where numbers and demos are logged, besides the run's folder.
-        remove_pretransform_weight_norm: ``pre_load`` or ``post_load``: collapse the pretransform's weight norm before or after loading.
-        demos: Whether to make demos.
-        show_progress: Whether to show a progress bar.
-        callbacks: Further callbacks.
-    """
-
-    model_config: Config
-    dataset_config: Config
-    val_dataset_config: Config | None = None
-    name: str = "stable_audio_tools"
-    save_dir: str | Path = "runs"
-    run_folder: str | Path | None = None
-    ckpt_path: str | Path | None = None
-    pretrained_ckpt_path: str | Path | None = None
-    pretransform_ckpt_path: str | Path | None = None
-    recover: bool = False
-    batch_size: int = 4
-    num_workers: int = 4
-    seed: int = 42
-    precision: str = "auto"
-    accelerator: str = "auto"
-    devices: str | int = "auto"
-    num_nodes: int = 1
-    strategy: str = "auto"
-    accum_batches: int = 1
-    gradient_clip_val: float = 0.0
-    max_steps: int = -1
-    checkpoint_every: int = 10000
-    save_top_k: int = -1
-    val_every: int = -1
-    logger: LoggerName = "auto"
-    remove_pretransform_weight_norm: str = ""
-    demos: bool = True
-    show_progress: bool = True
-    callbacks: Sequence[pl.Callback] = field(default_factory=tuple)
-
-
-class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, without the version number of a logger."""
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Numbers beside the bar."""
-        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
 
 @dataclass(frozen=True)
@@ -144,11 +60,31 @@ class TrainResult:
     is_main: bool = True
 
 
-def train(options: TrainOptions) -> TrainResult:
-    """Train a model as its config says.
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of, once everything is read.
 
-    Everything that can be checked without data or a model is checked first. The run's folder then holds ``model_config.json``,
-    ``dataset_config.json``, ``checkpoints/``, ``demos/``, ``metrics/`` (CSV) and ``tensorboard/``.
+    Attributes:
+        options: With configs that are read.
+        config: The model's.
+        loader: Of training data.
+        validation: Of validation data, if there is some.
+        wrapper: What is trained.
+        adapted: The checkpoint that it goes on from, as ours, if another program wrote it.
+    """
+
+    options: TrainOptions
+    config: ModelConfig
+    loader: Any
+    validation: Any
+    wrapper: TrainingWrapper
+    adapted: dict[Path, dict[str, Any]]
+
+
+def set_up(options: TrainOptions) -> Setup:
+    """Read the configs and the data, and build what is trained.
+
+    Everything that can be checked without data or a model is checked first.
 
     Raises:
         ConfigError: With every mistake in the configs.
@@ -158,16 +94,18 @@ def train(options: TrainOptions) -> TrainResult:
     source = read_source(options.model_config, name="model config")
     options = replace(options, model_config=source)  # read once: the file may change while the run is set up
     config = parse_model_config(source, strict=True)
-    _refuse_impossible(options)
+    refuse_impossible(options)
     options = replace(options, dataset_config=read_source(options.dataset_config, name="dataset config"))
     if config.training is None or config.sample_size is None:
         missing = "training" if config.training is None else "sample_size"
         raise ConfigError(f"{source.name}: {missing}: required for training, and missing")
     for dataset_config in (options.dataset_config, options.val_dataset_config):
         if dataset_config is not None:
-            _refuse_confusion(config, read_source(dataset_config, name="dataset config"))
-    ckpt_path = options.ckpt_path or (_newest_checkpoint(Path(options.save_dir or "runs") / options.name) if options.recover else None)
-    checkpoint = require_wrapped(ckpt_path) if ckpt_path is not None else None
+            refuse_confusion(config, read_source(dataset_config, name="dataset config"))
+    if options.recover:
+        found = last_good_checkpoint(Path(options.save_dir or "runs") / options.name)
+        options = replace(options, ckpt_path=options.ckpt_path or found)
+    checkpoint = require_wrapped(options.ckpt_path) if options.ckpt_path else None
     pl.seed_everything(options.seed, workers=True, verbose=False)  # the same for all processes, which build the same model
 
     loader = _loader(options, config, options.dataset_config, shuffle=True)
@@ -177,26 +115,56 @@ def train(options: TrainOptions) -> TrainResult:
     model = create_model_from_config(source.data)
     _load_weights(model, options)
     wrapper = create_training_wrapper_from_config(source, model)
+    wrapper.guard.policy = options.on_nan
+    adapted: dict[Path, dict[str, Any]] = {}
     if checkpoint is not None:
-        require_fit(wrapper, checkpoint)
-        _compare_configs(checkpoint, source.data)
+        if is_foreign(checkpoint):
+            adapted = {Path(checkpoint.path): adapt(checkpoint, wrapper, source.data)}
+        else:
+            require_fit(wrapper, checkpoint)
+            compare_configs(checkpoint, source.data)
         if -1 < options.max_steps <= checkpoint.extra.get("global_step", 0):
             step = checkpoint.extra["global_step"]
-            logger.warning("%s is at step %d, so --max-steps %d leaves nothing to do", ckpt_path, step, options.max_steps)
-        del checkpoint  # Lightning reads it again
-    folder = _run_folder(options, ckpt_path)
-    trainer, checkpoints = _trainer(options, config, wrapper, folder, has_validation=validation is not None)
+            logger.warning("%s is at step %d, so --max-steps %d leaves nothing to do", options.ckpt_path, step, options.max_steps)
+    if options.gradient_checkpointing:
+        recompute_activations(model)
+    if options.compile:
+        compile_blocks(model, bare_trainer(options).strategy.root_device)
+    return Setup(options, config, loader, validation, wrapper, adapted)
+
+
+def train(options: TrainOptions) -> TrainResult:
+    """Train a model as its config says.
+
+    The run's folder then holds ``model_config.json``, ``dataset_config.json``, ``report.txt``, ``checkpoints/``, ``demos/``, ``metrics/``
+    (CSV) and ``tensorboard/``.
+
+    Raises:
+        ConfigError: With every mistake in the configs, or if memory or disk will not do.
+        CheckpointError: If a checkpoint is of the wrong kind or does not fit.
+        DataError: If there is no usable data.
+        TrainingError: If the run cannot go on.
+    """
+    setup = set_up(options)
+    options, wrapper, loader = setup.options, setup.wrapper, setup.loader
+    folder = _run_folder(options)
+    preflight = Preflight(options, folder / "report.txt")
+    lines = [*describe(wrapper.model, wrapper), disk_line(options, checkpoint_bytes(wrapper), folder)]
+    data = read_source(options.model_config).data
+    checkpoints = CheckpointCallback(
+        folder / "checkpoints", options.checkpoint_every, keep_last=options.save_top_k, model_config=data,
+        keep_best=options.save_best, monitor=options.monitor, largest=options.monitor_mode == "max",
+    )  # fmt: skip
+    demo = create_demo_callback_from_config(options.model_config) if options.demos else None
+    around = [*options.callbacks, *([demo] if demo is not None else []), *([WholeAverage()] if options.strategy == "fsdp" else [])]
+    callbacks = [preflight, *around, checkpoints]
+    trainer = make_trainer(options, wrapper, folder, data, callbacks, has_validation=setup.validation is not None, adapted=setup.adapted)
     _write_configs(options, folder)
-    for line in describe(model, wrapper):
-        logger.info(line)
-    logger.info("run folder: %s; %d batches of %d per pass", folder, len(loader), options.batch_size)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
-        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-        warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-        trainer.fit(wrapper, loader, validation, ckpt_path=str(ckpt_path) if ckpt_path else None)
+    if trainer.is_global_zero:
+        for line in lines:
+            preflight.say(line)
+        preflight.say(f"run folder: {folder}; {len(loader)} batches of {options.batch_size} per pass")
+    fit(trainer, setup)
     if isinstance(loader.dataset, Summarised):
         logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
     return TrainResult(
@@ -204,108 +172,32 @@ def train(options: TrainOptions) -> TrainResult:
     )
 
 
-def describe(model: nn.Module, wrapper: TrainingWrapper) -> list[str]:
-    """The parts of a model: how large they are and whether they are trained."""
-    lines = [f"{type(model).__name__}: {count_parameters(model) / 1e6:.2f} M parameters"]
-    for name, part in model.named_children():
-        total, trained = count_parameters(part), count_parameters(part, trainable_only=True)
-        if total:
-            state = "trained" if trained == total else "frozen" if not trained else f"{trained / 1e6:.2f} M trained"
-            lines.append(f"  {name}: {total / 1e6:.2f} M, {state}")
-    if wrapper.ema is not None:
-        lines.append(f"  EMA copy: {count_parameters(wrapper.ema) / 1e6:.2f} M")
-    return lines
+def fit(trainer: pl.Trainer, setup: Setup, batches: Any = None) -> None:
+    """Train, without the warnings that tell a user of ours nothing.
 
+    Args:
+        trainer: The trainer.
+        setup: What to train, and on what.
+        batches: Instead of the data.
 
-def _refuse_impossible(options: TrainOptions) -> None:
-    """Refuse what cannot work whatever the data and the model are, before any of them is read."""
-    if options.run_folder is None and (Path(options.name).name != options.name or options.name in ("", "..")):
-        raise ConfigError(f"--name {options.name!r}: names the run's folder below --save-dir: write a name without '/'")
-    for flag, value in (("--max-steps", options.max_steps), ("--save-top-k", options.save_top_k)):
-        if value < 1 and value != -1:
-            raise ConfigError(f"{flag} is at least 1, or -1 for {'no limit' if flag == '--max-steps' else 'all'}, got {value}")
-    if not 0 <= options.seed < 2**32:
-        raise ConfigError(f"--seed lies between 0 and {2**32 - 1}, got {options.seed}")
-    if options.remove_pretransform_weight_norm not in ("", "pre_load", "post_load"):
-        raise ConfigError(
-            f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
-        )
-    if options.ckpt_path and options.pretrained_ckpt_path:
-        raise ConfigError("--ckpt-path goes on with a run and its weights, --pretrained-ckpt-path starts a new one: give one of them")
-    folder = Path(options.run_folder or options.save_dir or "runs").absolute()
-    if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
-        raise ConfigError(f"--save-dir {folder}: is a file, or lies in one; give a folder")
-    require_package(options.logger)
-    if options.strategy.startswith("deepspeed"):
-        require("deepspeed", extra="deepspeed", purpose="--strategy deepspeed")
-    if options.val_every > 0 and options.val_dataset_config is None:
-        logger.warning("--val-every %d has no effect without --val-dataset-config", options.val_every)
-    try:
-        trainer = _bare_trainer(options)
-    except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
-        asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
-        raise ConfigError(f"{asked} --precision {options.precision}: cannot be had here: {error}") from error
-    cores = os.cpu_count() or 1
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
-        raise ConfigError(f"--devices {options.devices}: each is a process on a CPU, and this machine has {cores} cores")
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    if options.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
-        raise ConfigError(
-            f"--num-nodes {options.num_nodes}: the processes would wait for each other forever; start them with srun or torchrun, or set "
-            "MASTER_ADDR, MASTER_PORT and NODE_RANK on each machine"
-        )
-
-
-def _refuse_confusion(config: ModelConfig, dataset: Source) -> None:
-    """Refuse latents where the model wants samples, and the other way round, before anything is loaded."""
-    kind = dataset.data.get("dataset_type") if isinstance(dataset.data, Mapping) else None
-    if not isinstance(kind, str) or kind not in DATASETS or ":" in kind:
-        return  # to be told when it is checked; of other people's datasets nothing is known
-    has_key = any(parameter.name == "pre_encoded" for parameter in DATASETS.schema(kind).parameters)
-    is_latent = dataset.data.get("pre_encoded") is True if has_key else bool(DATASETS.part(kind).facts.get("latents"))
-    wants_latents = getattr(config.training, "pre_encoded", None)
-    if wants_latents is not None and getattr(config.model, "pretransform", None) is None:
-        return  # the model takes what the dataset gives
-    if wants_latents is None and is_latent:
-        raise ConfigError(f"{dataset.name}: holds latents, but {config.model_type!r} models train on audio; use dataset_type 'audio_dir'")
-    if wants_latents is False and is_latent:
-        raise ConfigError(f'{dataset.name}: holds latents, but the model would encode them again; set "pre_encoded": true in its training')
-    if wants_latents is True and not is_latent:
-        raise ConfigError(
-            f"{dataset.name}: holds audio, but the model's training.pre_encoded is true, so it wants latents; set it to false, or encode "
-            "the dataset with sat pre-encode and use dataset_type 'pre_encoded'"
-        )
-
-
-def _compare_configs(checkpoint: Checkpoint, data: Any) -> None:
-    """Say how the config differs from the one of the checkpoint. What a resumed run takes from the checkpoint must not differ."""
-    before = checkpoint.extra.get("model_config")
-    if not isinstance(before, Mapping):
-        return
-    old, new = hyperparameters(without_comments(before)), hyperparameters(without_comments(data))
-    changed = {key: f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in old | new if old.get(key) != new.get(key)}
-    fixed = [text for key, text in changed.items() if key.startswith(OPTIMIZER_KEYS) or key.endswith(".enable_grad")]
-    if fixed:
-        raise CheckpointError(
-            f"{checkpoint.path}: a resumed run has the optimizer and schedule of its checkpoint, but the config has changed: "
-            f"{'; '.join(fixed[:8])}. Undo that, or make a model of the checkpoint with unwrap_model.py and start from that with "
-            "--pretrained-ckpt-path"
-        )
-    if changed:
-        logger.warning("the config is not the one of %s: %s", checkpoint.path, "; ".join([*changed.values()][:8]))
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    for path in sorted(find_checkpoints(folder), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    Raises:
+        TrainingError: If memory runs out.
+    """
+    path = setup.options.ckpt_path
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # a batch that was skipped, which we have said
         try:
-            require_wrapped(path)
-        except CheckpointError as error:
-            logger.warning("not recovering from it: %s", error)
-            continue
-        logger.info("recovering from %s", path)
-        return path
-    logger.info("nothing to recover in %s: starting afresh", folder)
-    return None
+            if batches is not None:
+                trainer.fit(setup.wrapper, batches)
+            else:
+                trainer.fit(setup.wrapper, setup.loader, setup.validation, ckpt_path=str(path) if path else None)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(f"step {trainer.global_step}: the device has no memory left; try {SMALLER} ({error})") from error
 
 
 def _loader(options: TrainOptions, config: ModelConfig, dataset_config: Config, *, shuffle: bool) -> Any:
@@ -337,10 +229,11 @@ def _load_weights(model: nn.Module, options: TrainOptions) -> None:
         remove_weight_norm_from_model(pretransform)  # type: ignore[arg-type]
 
 
-def _run_folder(options: TrainOptions, ckpt_path: str | Path | None) -> Path:
+def _run_folder(options: TrainOptions) -> Path:
+    ckpt_path = options.ckpt_path
     if options.run_folder is not None:
         return Path(options.run_folder)
-    if ckpt_path is not None and Path(ckpt_path).resolve().parent.name == "checkpoints":
+    if ckpt_path is not None and Path(ckpt_path).resolve().parent.name in ("checkpoints", "best"):
         return Path(ckpt_path).resolve().parent.parent  # a resumed run goes on in its folder
     stamp = os.environ.get("SLURM_JOB_ID") or datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path(options.save_dir or "runs") / options.name / stamp
@@ -352,83 +245,3 @@ def _write_configs(options: TrainOptions, folder: Path) -> None:
         target = folder / f"{name}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(read_source(config).data, indent=2) + "\n", encoding="utf-8")
-
-
-def _precision(options: TrainOptions, accelerator: str) -> Any:
-    asked = PRECISIONS.get(str(options.precision), str(options.precision))
-    has_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if asked == "auto":
-        return "16-mixed" if has_cuda else "32-true"
-    if asked == "16-mixed" and not has_cuda:
-        logger.warning("precision 16-mixed needs CUDA: using bf16-mixed, which this device can compute")
-        return "bf16-mixed"
-    return asked
-
-
-def _machines(options: TrainOptions) -> dict[str, Any]:
-    """Lightning's names for what to run on."""
-    on_cpu = options.accelerator == "cpu" or (
-        options.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    )
-    return {
-        "accelerator": options.accelerator,
-        "devices": 1 if options.devices == "auto" and on_cpu else options.devices,
-        "num_nodes": options.num_nodes,
-        "strategy": options.strategy or "auto",
-        "precision": _precision(options, options.accelerator),
-    }
-
-
-def _bare_trainer(options: TrainOptions) -> pl.Trainer:
-    """A trainer to ask what Lightning makes of the options."""
-    return pl.Trainer(**_machines(options), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-
-
-def _with_strategy(options: TrainOptions, wrapper: TrainingWrapper) -> TrainOptions:
-    """Processes that average gradients wait for all of them, unless they are told that some steps leave some out."""
-    if not wrapper.has_idle_parameters or options.strategy not in ("", "auto", "ddp"):
-        return options
-    is_ddp = isinstance(_bare_trainer(options).strategy, DDPStrategy)
-    return replace(options, strategy="ddp_find_unused_parameters_true") if is_ddp else options
-
-
-def _trainer(
-    options: TrainOptions, config: ModelConfig, wrapper: TrainingWrapper, folder: Path, *, has_validation: bool
-) -> tuple[pl.Trainer, CheckpointCallback]:
-    if not wrapper.automatic_optimization and (options.accum_batches != 1 or options.gradient_clip_val):
-        raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on model_type {config.model_type!r} yet; leave them out")
-    options = _with_strategy(options, wrapper)
-    data = read_source(options.model_config).data
-    checkpoints = CheckpointCallback(folder / "checkpoints", options.checkpoint_every, keep_last=options.save_top_k, model_config=data)
-    callbacks = [*options.callbacks]
-    demo = create_demo_callback_from_config(options.model_config) if options.demos else None
-    if demo is not None:
-        callbacks.append(demo)
-    callbacks.append(checkpoints)
-    if options.show_progress:
-        callbacks.append(ProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100))
-    loggers = make_loggers(options.logger, folder=folder, project=options.name, run_id=folder.name)
-    for sink in loggers:
-        sink.log_hyperparams(
-            hyperparameters({**data, "seed": options.seed, "batch_size": options.batch_size, "started": time.strftime("%F %T")})
-        )
-    trainer = pl.Trainer(
-        **_machines(options),
-        accumulate_grad_batches=options.accum_batches,
-        gradient_clip_val=options.gradient_clip_val or None,
-        max_steps=options.max_steps,
-        max_epochs=10_000_000 if options.max_steps == -1 else -1,
-        val_check_interval=options.val_every if options.val_every > 0 and has_validation else None,
-        check_val_every_n_epoch=None if options.val_every > 0 and has_validation else 1,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        logger=loggers or False,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=options.show_progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
-    )
-    return trainer, checkpoints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,16 +49,26 @@ class InverseLR(LRScheduler):
         return [warmup * max(self.final_lr, base * decay) for base in self.base_lrs]
 
 
-def create_scheduler_from_config(scheduler_config: dict[str, Any], optimizer: torch.optim.Optimizer) -> LRScheduler:
+def create_scheduler_from_config(scheduler_config: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> LRScheduler:
     """Make a scheduler.
 
     Args:
-        scheduler_config: ``{"type": ..., "config": {...}}`` with ``InverseLR`` or the name of one of torch's schedulers.
+        scheduler_config: ``{"type": ..., "config": {...}}`` with ``InverseLR`` or the name of one of torch's schedulers. With
+            ``warmup_steps``, the learning rate first grows in a straight line over so many steps; the schedule's step 0 comes after that.
         optimizer: Whose learning rate it sets.
 
     Raises:
         ConfigError: If there is no such scheduler or it refuses its config.
     """
+    warmup_steps = scheduler_config.get("warmup_steps", 0)
+    if not warmup_steps:
+        return _without_warmup(scheduler_config, optimizer)
+    growth = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / warmup_steps, total_iters=max(warmup_steps - 1, 1))
+    schedule = _without_warmup(scheduler_config, optimizer)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [growth, schedule], milestones=[warmup_steps])
+
+
+def _without_warmup(scheduler_config: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> LRScheduler:
     name, config = scheduler_config["type"], scheduler_config.get("config", {})
     if name in SCHEDULERS:
         return SCHEDULERS.build(name, config, optimizer=optimizer)

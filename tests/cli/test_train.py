@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from stable_audio_tools.checkpoint import load_ckpt_state_dict
 from stable_audio_tools.cli.main import app
 from stable_audio_tools.cli.train import read_defaults, script
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.training.options import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS: Any = typer.main.get_command(app).commands["train"].params  # pyright: ignore[reportAttributeAccessIssue]
@@ -126,6 +128,18 @@ def test_impossible_numbers(sat: Any, flow: Any, noises: Path, tmp_path: Path, a
     ran = sat("train", *flags(flow, noises, tmp_path), *arguments.split())
     assert ran.status == 2
     assert ran.told.startswith(f"Error: Invalid value for '{arguments.split()[0]}'")
+
+
+def test_whether_a_set_up_can_learn_is_said_and_is_the_exit_status(sat: Any, vae: Any, noises: Path, tmp_path: Path) -> None:
+    ran = sat("train", *flags(vae, noises, tmp_path), "--overfit", "--max-steps", 2)
+    assert ran.status == 3, ran.err
+    assert ran.out.startswith("this set-up does NOT learn: the loss of one batch went from ") and " in 2 steps, " in ran.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_field_of_the_options_that_is_a_flag_is_one() -> None:
+    fields = {field.name for field in dataclasses.fields(TrainOptions)} - {"run_folder", "demos", "show_progress", "callbacks"}
+    assert fields == set(KNOWN) - {"config_file", "num_gpus", "wandb_config", "project", "help"}
 
 
 def test_flags_of_older_scripts(sat: Any, flow: Any, noises: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

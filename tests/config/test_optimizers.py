@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stable_audio_tools.config.check import check_model_config
-from stable_audio_tools.config.optimizers import OPTIMIZERS, REQUIRED, SCHEDULES, UNUSABLE, schema_of
+from stable_audio_tools.config.optimizers import REQUIRED, SCHEDULES, TORCH_OPTIMIZERS, UNUSABLE, schema_of
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
 
@@ -25,7 +25,7 @@ def classes(module: Any, base: type) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("module", "base", "table", "given"),
     [
-        (torch.optim, torch.optim.Optimizer, OPTIMIZERS, {"params"}),
+        (torch.optim, torch.optim.Optimizer, TORCH_OPTIMIZERS, {"params"}),
         (torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler, SCHEDULES, {"optimizer", "last_epoch", "scale_fn"}),
     ],
 )
@@ -38,12 +38,12 @@ def test_the_tables_say_what_torch_says(module: Any, base: type, table: Any, giv
         assert {key for key, p in parameters.items() if p.default is p.empty} - given == REQUIRED.get(name, set()), name
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", sorted(TORCH_OPTIMIZERS))
 def test_torch_s_defaults_are_allowed(name: str) -> None:
     if not hasattr(torch.optim, name):
         pytest.skip("newer than the installed torch")
     defaults = {key: p.default for key, p in inspect.signature(getattr(torch.optim, name)).parameters.items() if key != "params"}
-    assert schema_of(name, OPTIMIZERS).mistakes(defaults) == []
+    assert schema_of(name, TORCH_OPTIMIZERS).mistakes(defaults) == []
     weights = [torch.nn.Parameter(torch.zeros(2, 2))]
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
     create_optimizer_from_config({"type": name, "config": lists}, weights).step()
@@ -81,6 +81,20 @@ def test_schedules_that_are_allowed_are_built() -> None:
         ({SCHEDULER: {"type": "ReduceLROnPlateau"}}, f"{SCHEDULER}.type",
          "scheduler 'ReduceLROnPlateau' cannot be used: it needs a metric, which training does not give it"),
         ({SCHEDULER: {"type": "InverseLR", "config": {"warmup": 1}}}, f"{SCHEDULER}.config.warmup", "input should be less than 1, got 1"),
+        ({f"{SCHEDULER}": {"type": "InverseLR", "warmup_steps": -1}}, f"{SCHEDULER}.warmup_steps",
+         "input should be greater than or equal to 0, got -1"),
+        ({f"{OPTIMIZER}.type": "CAdam"}, f"{OPTIMIZER}.type", "unknown optimizer 'CAdam'; did you mean 'CAdamW'?"),
+        ({OPTIMIZER: {"type": "MuonAdamW", "config": {"adm_lr": 1}}}, f"{OPTIMIZER}.config.adm_lr", "unknown key; did you mean 'adam_lr'?"),
+        ({OPTIMIZER: {"type": "CLion", "config": {"betas": [0.9]}}}, f"{OPTIMIZER}.config.betas",
+         "value should have at least 2 items, not 1, got [0.9]"),
+        ({f"{OPTIMIZER}.parameter_groups": [{"match": "conditioner"}]}, f"{OPTIMIZER}.parameter_groups[0]",
+         "needs lr, lr_scale, weight_decay or frozen: nothing is different for these parameters"),
+        ({f"{OPTIMIZER}.parameter_groups": [{"match": [], "lr": 0.1}]}, f"{OPTIMIZER}.parameter_groups[0].match",
+         "is empty: name a part of the model, or patterns with '*'"),
+        ({f"{OPTIMIZER}.parameter_groups": [{"match": "x", "lr": 0.1, "lr_scale": 2.0}]}, f"{OPTIMIZER}.parameter_groups[0].lr_scale",
+         "is given beside lr: give one of them"),
+        ({f"{OPTIMIZER}.parameter_groups": [{"match": "x", "lr": 0.1, "lr_scales": 0.1}]}, f"{OPTIMIZER}.parameter_groups[0].lr_scales",
+         "unknown key; did you mean 'lr_scale'?"),
     ],
 )  # fmt: skip
 def test_mistakes(tiny_diffusion, edited, changes: dict[str, Any], path: str, message: str) -> None:

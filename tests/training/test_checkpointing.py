@@ -1,5 +1,6 @@
 """Which checkpoints a run leaves."""
 
+import json
 import os
 import signal
 
@@ -7,9 +8,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from stable_audio_tools.checkpoint import read_checkpoint
-from stable_audio_tools.errors import CheckpointError
-from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, find_checkpoints
+from stable_audio_tools.checkpoint import read_checkpoint, weights_hash
+from stable_audio_tools.errors import CheckpointError, ConfigError
+from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints, verify
 
 
 def steps(folder):
@@ -95,3 +96,57 @@ def test_resuming_reads_tensors_and_plain_data_only(tmp_path, train_briefly, tin
     torch.save({**content, "evil": pytest.approx(1)}, evil)
     with pytest.raises(CheckpointError, match=r"contains Python objects besides tensors \(.*approx.*\); loading them can run any code"):
         train_briefly(tiny_diffusion(), ckpt_path=evil)
+
+
+def test_what_reads_back_damaged_is_refused(tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.arange(1000.0)}}, path)
+    verify(path, "a.ckpt")
+    whole = path.read_bytes()
+    place = whole.index(torch.arange(1000.0).numpy().tobytes()[400:440])
+    for damaged in (whole[:place] + b"\xff" + whole[place + 1 :], whole[:-30]):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            CheckpointError, match=r"^epoch=0-step=1\.ckpt: was written, but reads back damaged \(.*\); is the disk full or"
+        ):
+            verify(path, "epoch=0-step=1.ckpt")
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("min", [2, 4]), ("max", [1, 3])])
+def test_the_best_checkpoints_are_kept_besides(train_briefly, tiny_autoencoder, noises, monkeypatch, mode, kept):
+    values = iter([3.0, 1.0, 4.0, 2.0, float("nan")])
+    monkeypatch.setattr(CheckpointCallback, "_monitored", lambda self, metrics: next(values))
+    options = {"val_dataset_config": noises, "val_every": 1, "save_best": 2, "monitor_mode": mode, "save_top_k": 1}
+    result = train_briefly(tiny_autoencoder(), max_steps=5, **options)
+    best = result.folder / "best"
+    assert steps(best) == kept and steps(result.folder / "checkpoints") == [5]
+    assert json.loads((best / "scores.json").read_text()).keys() == {path.name for path in find_checkpoints(best)}
+
+
+def test_the_best_goes_by_the_loss_of_validation_and_resumes_exactly(train_briefly, tiny_diffusion, noises):
+    options = {"val_dataset_config": noises, "val_every": 2, "max_steps": 6}
+    whole = train_briefly(tiny_diffusion(), save_best=9, checkpoint_every=99, **options)
+    paths = find_checkpoints(whole.folder / "best")
+    assert [steps(whole.folder / "best"), len(json.loads((paths[0].parent / "scores.json").read_text()))] == [[2, 4, 6], 3]
+    resumed = train_briefly(tiny_diffusion(), ckpt_path=paths[0], checkpoint_every=99, **options)
+    assert resumed.folder == whole.folder
+    assert weights_hash(resumed.wrapper.state_dict()) == weights_hash(whole.wrapper.state_dict())
+
+
+def test_a_monitor_that_is_not_logged_is_refused(train_briefly, tiny_diffusion, noises):
+    options = {"val_dataset_config": noises, "val_every": 1, "save_best": 1}
+    with pytest.raises(ConfigError, match=r"^--monitor val/los: validation does not log that; it logs val/avg_loss, val/loss_0\.1, "):
+        train_briefly(tiny_diffusion(), monitor="val/los", **options)
+    with pytest.raises(ConfigError, match=r"^--save-best 1 goes by a number of validation: give --val-dataset-config$"):
+        train_briefly(tiny_diffusion(), save_best=1)
+
+
+def test_schedule_free_runs_save_and_validate_averaged_weights_and_resume_exactly(train_briefly, tiny_diffusion, noises):
+    pytest.importorskip("schedulefree")
+    optimizer = {"optimizer": {"type": "AdamWScheduleFree", "config": {"lr": 0.01}}}
+    config = tiny_diffusion(optimizer_configs={"diffusion": optimizer}, use_ema=False)
+    whole = train_briefly(config, max_steps=6, checkpoint_every=3)
+    saved = torch.load(find_checkpoints(whole.folder)[0], weights_only=True)
+    assert not saved["optimizer_states"][0]["param_groups"][0]["train_mode"]
+    resumed = train_briefly(config, max_steps=6, checkpoint_every=3, ckpt_path=find_checkpoints(whole.folder)[0])
+    assert weights_hash(resumed.wrapper.state_dict()) == weights_hash(whole.wrapper.state_dict())

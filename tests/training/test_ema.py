@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.training.ema import EMA
 
 
@@ -124,3 +125,28 @@ def test_updating_reads_nothing_back_from_the_device(monkeypatch):
         assert ema.decay >= 0
     monkeypatch.undo()
     assert int(ema.step) == 5
+
+
+def test_an_average_on_the_cpu_does_not_move_and_lends_its_weights():
+    model = Model()
+    ema = EMA(model)
+    ema.configure(on_cpu=True, update_every=2, beta=0.5)
+    assert (ema.update_every, ema.beta) == (2, 0.5)
+    ema.to("meta")  # stands for a device; buffers go there, the average stays
+    assert ema.ema_model.weight.device.type == "cpu" and ema.step.device.type == "meta"
+    ema = EMA(model)
+    ema.configure(on_cpu=True)
+    for _ in range(4):
+        ema.update()
+        model.move()
+    online, averaged = model.weight.detach().clone(), ema.ema_model.weight.detach().clone()
+    with ema.swapped():
+        assert torch.equal(model.weight, averaged)
+    assert torch.equal(model.weight, online) and not torch.equal(online, averaged)
+
+
+def test_options_of_the_average_are_those_of_the_config(train_briefly, tiny_diffusion, tiny_autoencoder):
+    wrapper = train_briefly(tiny_diffusion(ema={"beta": 0.9, "update_every": 3, "on_cpu": True}), demos=True).wrapper
+    assert (wrapper.ema.beta, wrapper.ema.update_every, wrapper.ema.on_cpu, wrapper.ema.power) == (0.9, 3, True, 0.75)
+    with pytest.raises(ConfigError, match=r"^training\.ema: there is no average of the weights: set use_ema to true"):
+        train_briefly(tiny_autoencoder(use_ema=False, ema={"beta": 0.9}))

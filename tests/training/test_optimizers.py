@@ -51,3 +51,52 @@ def test_wrong_optimizers(config, message):
 def test_nothing_to_train():
     with pytest.raises(ConfigError, match=r"^optimizer 'AdamW' has nothing to train: every parameter is frozen$"):
         create_optimizer_from_config({"type": "AdamW"}, parameters(frozen=3))
+
+
+# ---- groups ------------------------------------------------------------------------------------------------------------------------------
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.ModuleDict({"body": torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3)), "head": torch.nn.Linear(3, 2)})
+
+
+def groups_of(**block):
+    """Options and names of every group."""
+    model = network()
+    optimizer = create_optimizer_from_config({"config": {"lr": 1.0, "weight_decay": 0.5}, **block}, model.named_parameters())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {tuple(names[id(p)] for p in group["params"]): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+
+
+def test_parameters_have_options_by_name_and_the_first_group_that_fits_counts():
+    rules = [{"match": "head.bias", "lr": 0.25}, {"match": ["head", "*.0.weight"], "lr_scale": 0.5, "weight_decay": 0.0}]
+    assert groups_of(type="AdamW", parameter_groups=rules) == {
+        ("body.0.weight", "head.weight"): (0.5, 0.0),
+        ("body.0.bias", "body.1.weight", "body.1.bias"): (1.0, 0.5),
+        ("head.bias",): (0.25, 0.5),
+    }
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+def test_vectors_are_not_decayed_if_asked(name):
+    assert groups_of(type=name, no_decay_on_vectors=True) == {
+        ("body.0.weight", "head.weight"): (1.0, 0.5),
+        ("body.0.bias", "body.1.weight", "body.1.bias", "head.bias"): (1.0, 0.0),
+    }
+
+
+def test_groups_of_muon_are_halved():
+    model = network()
+    rules = [{"match": "head", "lr_scale": 0.1}]
+    block = {"type": "MuonAdamW", "config": {"muon_lr": 1.0, "adam_lr": 0.5}, "parameter_groups": rules}
+    made = create_optimizer_from_config(block, model.named_parameters())
+    assert [(group["kind"], group["lr"], len(group["params"])) for group in made.param_groups] == [
+        ("muon", 1.0, 1), ("adam", 0.5, 3), ("muon", 0.1, 1), ("adam", 0.05, 1),
+    ]  # fmt: skip
+
+
+def test_a_group_that_fits_nothing_is_refused():
+    rules = [{"match": "head", "lr": 0.1}, {"match": "haed", "lr": 0.1}]
+    with pytest.raises(ConfigError, match=r"^parameter_groups\[1\]\.match: 'haed' fits no trained parameter that no group before it has$"):
+        groups_of(type="AdamW", parameter_groups=rules)

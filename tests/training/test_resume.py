@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
-from stable_audio_tools.checkpoint import weights_hash
+from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, unwrap_state_dict, weights_hash
+from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.conditioners.pretrained import frozen
 from stable_audio_tools.training.checkpointing import find_checkpoints
 
@@ -441,6 +442,12 @@ def test_processes_share_a_folder_but_neither_items_nor_noise_and_resume_exactly
     go("4", str(find_checkpoints(script.folder / "runs")[0]))
     for whole, resumed in zip((one, two), told("4-resumed"), strict=True):
         assert resumed["seen"] == whole["seen"][4:]
+    # one loadable file, with one set of weights, whatever the number of processes
+    checkpoint = read_checkpoint(script.folder / one["checkpoint"])
+    model = create_model_from_config(script.folder / "model.json")
+    assert checkpoint.kind == "wrapped" and copy_state_dict(model, unwrap_state_dict(checkpoint.state_dict)).is_complete
+    report = next(script.folder.glob("runs/x/*/report.txt")).read_text()
+    assert report.count("memory: ") == 2, "told once per run, by the first process"
 
 
 @pytest.mark.slow

@@ -83,3 +83,22 @@ def test_any_scheduler_of_torch_by_name(name, config):
 def test_wrong_schedulers(config, message):
     with pytest.raises(ConfigError, match=f"^{message}"):
         create_scheduler_from_config(config, optimizer())
+
+
+def test_the_learning_rate_grows_before_the_schedule_begins():
+    def rates(warmup, steps, config):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = create_scheduler_from_config({**config, "warmup_steps": warmup}, optimizer)
+        seen = []
+        for _ in range(steps):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    for config in ({"type": "InverseLR", "config": {"inv_gamma": 3}}, {"type": "CosineAnnealingLR", "config": {"T_max": 9}}):
+        plain = rates(0, 6, config)
+        for warmup in (1, 2, 4):
+            grown = rates(warmup, 6 + warmup, config)
+            assert grown[:warmup] == pytest.approx([(index + 1) / warmup for index in range(warmup)])
+            assert grown[warmup:] == pytest.approx(plain)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from stable_audio_tools.config.base import Component, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.families import LOSSES
 from stable_audio_tools.registry import Mistake
@@ -104,7 +105,7 @@ class AutoencoderOptimizers(Strict):
     discriminator: OptimizerConfig | None = None
 
 
-class AutoencoderTraining(Strict):
+class AutoencoderTraining(TrainingConfig):
     """``training`` of an autoencoder."""
 
     learning_rate: NonNegativeFloat | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.registry import Mistake
@@ -61,7 +62,7 @@ class Inpainting(Strict):
     mask_kwargs: InpaintMasks = InpaintMasks()
 
 
-class DiffusionCondTraining(Strict):
+class DiffusionCondTraining(TrainingConfig):
     """``training`` of a conditional diffusion model."""
 
     learning_rate: NonNegativeFloat | None = None
@@ -118,7 +119,7 @@ class DiffusionDemo(Strict):
     num_demos: PositiveInt = 8
 
 
-class DiffusionUncondTraining(Strict):
+class DiffusionUncondTraining(TrainingConfig):
     """``training`` of an unconditional diffusion model."""
 
     learning_rate: NonNegativeFloat
@@ -129,7 +130,7 @@ class DiffusionUncondTraining(Strict):
     num_demos: PositiveInt | None = None
 
 
-class DiffusionAutoencoderTraining(Strict):
+class DiffusionAutoencoderTraining(TrainingConfig):
     """``training`` of a diffusion autoencoder."""
 
     learning_rate: NonNegativeFloat

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt, Probability, Strict
+from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.registry import Mistake
 
@@ -29,7 +30,7 @@ class LMOptimizers(Strict):
     lm: OptimizerConfig
 
 
-class LMTraining(Strict):
+class LMTraining(TrainingConfig):
     """``training`` of a language model."""
 
     learning_rate: NonNegativeFloat | None = None

@@ -95,7 +95,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         if self.discriminator is not None:
             chosen.append(configs.discriminator.model_dump() if configs and configs.discriminator else default)
             modules.append(self.discriminator)
-        optimizers = [create_optimizer_from_config(c["optimizer"], m.parameters()) for c, m in zip(chosen, modules, strict=True)]
+        optimizers = [create_optimizer_from_config(c["optimizer"], m.named_parameters()) for c, m in zip(chosen, modules, strict=True)]
         schedulers = [
             create_scheduler_from_config(c["scheduler"], optimizer)
             for c, optimizer in zip(chosen, optimizers, strict=True)
@@ -152,6 +152,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         if not is_discriminator_turn and self.ema is not None:
             self.ema.update()
         optimizer = optimizers[player]
+        self.guard.note({f"train/{name}": term for name, term in terms.items()})
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()

@@ -16,6 +16,7 @@ from stable_audio_tools.audio.plot import spectrogram_image
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.log_sinks import LogSink
+from stable_audio_tools.training.optims.schedule_free import averaged_iterates
 from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class DemoCallback(pl.Callback):
         self._folder = self.folder or Path(trainer.default_root_dir) / "demos"
         started = time.perf_counter()
         try:
-            with isolated_randomness(self.seed), torch.no_grad():
+            with isolated_randomness(self.seed), torch.no_grad(), averaged_iterates(trainer.optimizers):
                 self.demo(wrapper, batch, step)
             logger.info("demo of step %d took %.1f s: %s", step, time.perf_counter() - started, self._folder)
         except Exception:  # a demo must never end a run

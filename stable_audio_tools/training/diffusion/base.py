@@ -47,6 +47,10 @@ class DiffusionTrainingWrapper(TrainingWrapper):
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
+        if self.ema is not None and self.ema.on_cpu:
+            with super().averaged() as model:
+                yield model
+            return
         online = self.model.model
         try:
             if self.ema is not None:
@@ -59,7 +63,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
     def configure_optimizers(self) -> Any:
         """Adam at ``learning_rate``."""
         block = {"type": "Adam", "config": {"lr": self.training_config.learning_rate}}
-        return create_optimizer_from_config(block, self.model.parameters())
+        return create_optimizer_from_config(block, self.model.named_parameters())
 
     def latents_of(self, reals: Tensor) -> Tensor:
         """Audio (B, C, T), or latents if the data is pre-encoded -> what the model denoises, (B, D, L)."""

@@ -47,7 +47,7 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         configs = self.training_config.optimizer_configs
         default = {"optimizer": {"type": "AdamW", "config": {"lr": self.training_config.learning_rate}}}
         chosen = configs.diffusion.model_dump() if configs else default
-        optimizer = create_optimizer_from_config(chosen["optimizer"], self.diffusion.parameters())
+        optimizer = create_optimizer_from_config(chosen["optimizer"], self.diffusion.named_parameters())
         if chosen.get("scheduler") is None:
             return optimizer
         scheduler = create_scheduler_from_config(chosen["scheduler"], optimizer)

@@ -101,7 +101,7 @@ class AudioLanguageModelTrainingWrapper(TrainingWrapper):
         configs = self.training_config.optimizer_configs
         options = {"lr": self.training_config.learning_rate, "betas": [0.9, 0.95], "weight_decay": 0.1}
         chosen = configs.lm.model_dump() if configs else {"optimizer": {"type": "AdamW", "config": options}}
-        optimizer = create_optimizer_from_config(chosen["optimizer"], self.model.parameters())
+        optimizer = create_optimizer_from_config(chosen["optimizer"], self.model.named_parameters())
         if chosen.get("scheduler") is None:
             return optimizer
         scheduler = create_scheduler_from_config(chosen["scheduler"], optimizer)

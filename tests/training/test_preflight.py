@@ -1,0 +1,88 @@
+"""What a run says that it will take."""
+
+import re
+import shutil
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from stable_audio_tools.errors import ConfigError, TrainingError
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training import create_training_wrapper_from_config, preflight
+from stable_audio_tools.training.preflight import Activations, checkpoint_bytes, memory_of
+
+
+def numbers(text):
+    """Bytes by what they are for."""
+    return {name: float(value) * (1e9 if unit == "GB" else 1e6) for name, value, unit in re.findall(r"(\w+) ([\d.]+) ([MG]B)", text)}
+
+
+def test_the_report_says_what_the_run_takes(train_briefly, tiny_diffusion):
+    result = train_briefly(tiny_diffusion(), max_steps=25)
+    lines = (result.folder / "report.txt").read_text().splitlines()
+    assert lines[0].startswith("ConditionedDiffusionModelWrapper: ") and any(
+        re.fullmatch(r"  pretransform: .* M, frozen", line) for line in lines
+    )
+    (disk,) = (line for line in lines if line.startswith("checkpoints: "))
+    assert "; 1 of them, " in disk and " free in " in disk
+    actual = result.checkpoint.stat().st_size
+    told = numbers(disk.replace("checkpoints: ", "each "))["each"]
+    assert actual * 0.5 < told < actual, "the rest is bookkeeping, a large part of so small a model"
+    (memory,) = (line for line in lines if line.startswith("memory: "))
+    parts = numbers(memory)
+    trained = sum(p.numel() for p in result.wrapper.parameters() if p.requires_grad) * 4
+    assert parts["gradients"] == pytest.approx(trained, abs=600) and parts["optimizer"] == pytest.approx(2 * trained, abs=600)
+    assert parts["average"] > 0 and parts["activations"] > 0
+    assert re.fullmatch(r"[\d.e-]+ s per step; \d+ steps are left: about \d+ s", lines[-1])
+
+
+def test_activations_are_those_of_the_forward_pass():
+    x, weight = torch.randn(10, 4, requires_grad=True), torch.nn.Parameter(torch.randn(4, 6))
+    with Activations([weight]) as kept:
+        (x @ weight).exp().sum()
+    assert kept.num_bytes == (10 * 4 + 10 * 6) * 4
+
+
+@pytest.mark.parametrize(("name", "factor"), [("AdamW", 2), ("Lion", 1), ("SGD", 0)])
+def test_optimizers_keep_what_they_keep(tiny_diffusion, name, factor):
+    config = tiny_diffusion(use_ema=False, optimizer_configs={"diffusion": {"optimizer": {"type": name, "config": {"lr": 1e-3}}}})
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    memory = memory_of(wrapper, [wrapper.configure_optimizers()])
+    assert memory.optimizer == factor * memory.gradients and memory.average == 0
+    assert checkpoint_bytes(wrapper) > memory.weights
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_a_run_stops_before_it_begins_if_the_disk_is_too_small(train_briefly, tiny_diffusion, monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**7, 9 * 10**6, 10**6))
+    message = r"^checkpoints: .* each; 50 of them, .* free in .*: they need .*; keep fewer with --save-top-k"
+    with pytest.raises(ConfigError, match=message):
+        train_briefly(tiny_diffusion(), max_steps=100, checkpoint_every=2, run_folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert train_briefly(tiny_diffusion(), max_steps=100, checkpoint_every=50, save_top_k=1).step == 100
+
+
+def test_a_run_stops_before_its_first_step_if_memory_is_too_small(train_briefly, tiny_diffusion, monkeypatch):
+    monkeypatch.setattr(preflight, "available_memory", lambda device: (10**5, "this toy"))
+    with pytest.raises(
+        ConfigError, match=r"^memory: .* of 0\.100 MB that this toy has for this run: it will not fit; try a smaller --batch"
+    ):
+        train_briefly(tiny_diffusion())
+    assert train_briefly(tiny_diffusion(), force=True).step == 3
+
+
+def test_running_out_of_memory_says_what_to_try(train_briefly, tiny_diffusion):
+    import pytorch_lightning as pl
+
+    class Full(pl.Callback):
+        def on_before_backward(self, *args):
+            raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
+
+    with pytest.raises(TrainingError, match=r"^step 0: the device has no memory left; try a smaller --batch-size .*2\.00 GiB\)$"):
+        train_briefly(tiny_diffusion(), callbacks=[Full()])

@@ -1,0 +1,83 @@
+"""A loss that is not finite: named, and dealt with as asked."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from stable_audio_tools.errors import TrainingError
+from stable_audio_tools.training.checkpointing import find_checkpoints
+
+
+class Spoil(pl.Callback):
+    """Makes the audio of some batches not a number, or the weights before one."""
+
+    def __init__(self, *batches, weights=False):
+        self.batches, self.weights, self.count, self.seen = batches, weights, 0, []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append([p.detach().clone() for p in pl_module.model.parameters()])
+        if self.count in self.batches:
+            self.named = [item["path"] for item in batch[1]]
+            if self.weights:
+                with torch.no_grad():
+                    next(p for p in pl_module.model.parameters() if p.requires_grad).fill_(float("nan"))
+            else:
+                batch[0].fill_(float("nan"))
+        self.count += 1
+
+
+@pytest.mark.parametrize(
+    ("model", "term"), [("tiny_autoencoder", "train/l1_time_loss is nan"), ("tiny_diffusion", "train/mse_loss is nan")]
+)
+def test_a_run_stops_and_names_the_batch_and_the_terms(request, train_briefly, model, term):
+    spoil = Spoil(1)
+    with pytest.raises(TrainingError) as told:
+        train_briefly(request.getfixturevalue(model)(), callbacks=[spoil])
+    assert str(told.value).startswith("step 1: the loss is nan (") and term in str(told.value)
+    assert f"its batch: {spoil.named[0]}, {spoil.named[1]}; the weights are finite still" in str(told.value)
+    assert "--on-nan skip" in str(told.value) and spoil.count == 2
+
+
+@pytest.mark.parametrize("name", ["tiny_autoencoder", "adversary", "tiny_diffusion"])
+def test_a_batch_is_skipped_if_asked_and_changes_nothing(request, train_briefly, caplog, name):
+    adversary = {"adversary": True} if name == "adversary" else {}
+    config = request.getfixturevalue("tiny_autoencoder" if adversary else name)(**adversary)
+    spoil = Spoil(2)
+    result = train_briefly(config, max_steps=4, on_nan="skip", callbacks=[spoil])
+    assert all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[3], strict=True)), "as before the batch"
+    assert all(bool(torch.isfinite(value).all()) for value in result.wrapper.state_dict().values())
+    assert caplog.text.count("skipped it (1 skipped so far)") == 1 and spoil.named[0] in caplog.text
+
+
+def test_weights_that_are_broken_are_not_skipped(train_briefly, tiny_diffusion):
+    with pytest.raises(TrainingError, match=r"the weights are not finite any more \(diffusion\..*\), so start again, and try a lower"):
+        train_briefly(tiny_diffusion(), on_nan="skip", callbacks=[Spoil(1, weights=True)])
+
+
+def test_batches_that_are_all_bad_are_not_skipped_forever(train_briefly, tiny_diffusion):
+    with pytest.raises(TrainingError, match=r"this is the 21th batch in a row, so it is not the data"):
+        train_briefly(tiny_diffusion(), max_steps=99, on_nan="skip", callbacks=[Spoil(*range(1, 99))])
+
+
+def test_a_run_goes_back_to_its_last_checkpoint_if_asked(train_briefly, tiny_diffusion, caplog):
+    spoil = Spoil(3, weights=True)
+    result = train_briefly(tiny_diffusion(), max_steps=6, checkpoint_every=2, on_nan="rollback", callbacks=[spoil])
+    assert all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[4], strict=True)), "those of step 2"
+    assert "went back to the weights and optimizer states of" in caplog.text and "epoch=0-step=2.ckpt" in caplog.text
+    assert all(bool(torch.isfinite(value).all()) for value in result.wrapper.state_dict().values())
+    with pytest.raises(TrainingError, match="--on-nan rollback has no checkpoint of this run to go back to yet"):
+        train_briefly(tiny_diffusion(), on_nan="rollback", callbacks=[Spoil(0)])
+    with pytest.raises(TrainingError, match=r"went back to .*step=8\.ckpt 3 times already"):
+        train_briefly(tiny_diffusion(), max_steps=20, checkpoint_every=8, on_nan="rollback", callbacks=[Spoil(9, 10, 11, 12)])
+
+
+def test_checkpoints_with_broken_weights_are_not_recovered(train_briefly, tiny_diffusion, tmp_path, caplog):
+    where = {"save_dir": tmp_path, "name": "mine"}
+    first = train_briefly(tiny_diffusion(), max_steps=4, checkpoint_every=2, run_folder=tmp_path / "mine" / "a", **where)
+    content = torch.load(first.checkpoint, weights_only=True)
+    content["state_dict"]["diffusion.model.model.to_timestep_embed.0.bias"].fill_(float("inf"))
+    torch.save(content, first.checkpoint)
+    caplog.set_level("INFO", "stable_audio_tools")
+    train_briefly(tiny_diffusion(), max_steps=5, recover=True, **where)
+    assert "its weights are not finite (diffusion.model.model.to_timestep_embed.0.bias)" in caplog.text
+    assert f"recovering from {find_checkpoints(first.folder)[0]}" in caplog.text

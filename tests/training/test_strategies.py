@@ -1,0 +1,111 @@
+"""How processes share the work, as far as it can be seen without GPUs."""
+
+import pytest
+import torch
+from pytorch_lightning.strategies import FSDPStrategy
+
+from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.models.layers.transformer import TransformerBlock
+from stable_audio_tools.training import acceleration, create_training_wrapper_from_config
+from stable_audio_tools.training.fsdp import WholeAverage, create_fsdp_strategy_and_callback
+from stable_audio_tools.training.options import TrainOptions
+from stable_audio_tools.training.strategies import make_strategy, zero_options
+from stable_audio_tools.training.trainer import bare_trainer
+
+
+@pytest.fixture
+def wrapper(tiny_diffusion):
+    config = tiny_diffusion()
+    return create_training_wrapper_from_config(config, create_model_from_config(config))
+
+
+def options(**more):
+    return TrainOptions(model_config={}, dataset_config={}, accelerator="cpu", **more)
+
+
+def test_fully_sharded_training_is_built_and_leaves_the_average_whole(wrapper):
+    strategy, callback = create_fsdp_strategy_and_callback(wrapper, cpu_offload=True)
+    assert isinstance(strategy, FSDPStrategy) and isinstance(callback, WholeAverage)
+    assert strategy.kwargs["ignored_modules"] == [wrapper.ema] and strategy.kwargs["use_orig_params"]
+    assert strategy.cpu_offload.offload_params and strategy._state_dict_type == "full"
+    assert TransformerBlock.__name__ in repr(strategy.kwargs["auto_wrap_policy"])
+    assert isinstance(make_strategy("fsdp", wrapper, bare_trainer(options())), FSDPStrategy)
+    assert "ignored_modules" not in create_fsdp_strategy_and_callback()[0].kwargs
+
+
+def test_fully_sharded_training_needs_a_gpu(train_briefly, tiny_diffusion):
+    with pytest.raises(ConfigError, match=r"--strategy fsdp --precision auto: cannot be had here: .*(GPU|CUDA|cuda)"):
+        train_briefly(tiny_diffusion(), strategy="fsdp")
+
+
+def test_an_average_follows_a_model_that_is_gathered_for_it(wrapper):
+    opened = []
+
+    class Gather:
+        def __enter__(self):
+            opened.append(True)
+
+        def __exit__(self, *error):
+            pass
+
+    wrapper.ema.whole_model = Gather
+    wrapper.ema.configure(update_every=2)
+    for _ in range(4):
+        wrapper.ema.update()
+    assert len(opened) == 2, "only when it is updated: gathering is expensive"
+
+
+def test_zero_spreads_states_or_weights_too():
+    assert [zero_options(stage)["stage"] for stage in (2, 3)] == [2, 3]
+    pytest.importorskip("deepspeed")
+    from pytorch_lightning.strategies import DeepSpeedStrategy
+
+    assert DeepSpeedStrategy(**zero_options(2)).config["zero_optimization"]["stage"] == 2
+
+
+@pytest.mark.parametrize(("name", "found"), [("auto", "auto"), ("", "auto"), ("ddp", "ddp"), ("ddp_spawn", "ddp_spawn")])
+def test_other_strategies_are_lightnings(wrapper, name, found):
+    assert make_strategy(name, wrapper, bare_trainer(options())) == found
+
+
+def test_idle_parameters_are_told(tiny_autoencoder):
+    config = tiny_autoencoder(adversary=True)
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    probe = bare_trainer(options(strategy="ddp"))
+    assert make_strategy("ddp", wrapper, probe) == "ddp_find_unused_parameters_true"
+
+
+# ---- time for memory, and memory for time ------------------------------------------------------------------------------------------------
+
+
+def test_recomputing_activations_changes_nothing_but_memory(train_briefly, tiny_diffusion):
+    plain, recomputed = (train_briefly(tiny_diffusion(), gradient_checkpointing=on) for on in (False, True))
+    assert recomputed.wrapper.diffusion.model.model.transformer.gradient_checkpointing
+    assert all(torch.equal(a, b) for a, b in zip(plain.wrapper.parameters(), recomputed.wrapper.parameters(), strict=True))
+
+
+def test_recomputing_says_when_it_has_no_effect(train_briefly, tiny_autoencoder, caplog):
+    train_briefly(tiny_autoencoder(), gradient_checkpointing=True)
+    assert "--gradient-checkpointing has no effect: no part of AudioAutoencoder can recompute its activations" in caplog.text
+
+
+def test_without_a_working_compiler_a_run_goes_on_and_says_so_once(train_briefly, tiny_diffusion, monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert train_briefly(tiny_diffusion(), compile=True).step == 3
+    assert caplog.text.count("--compile: torch.compile does not work here (no compiler here): going on without") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_blocks_train_alike(train_briefly, tiny_diffusion):
+    if acceleration.why_not_compile() is not None:
+        pytest.skip("no compiler here")
+    config = tiny_diffusion(optimizer_configs={"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 0.1}}}})
+    plain, compiled = (train_briefly(config, compile=on) for on in (False, True))
+    assert plain.wrapper.state_dict().keys() == compiled.wrapper.state_dict().keys()
+    for a, b in zip(plain.wrapper.parameters(), compiled.wrapper.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
