@@ -28,9 +28,8 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | 
         ConfigError: With every mistake, or if there is no ``training`` section.
     """
     config = _with_training(model_config)
-    if getattr(config.training, "arc", None) is not None:
-        raise ConfigError("training.arc: adversarial post-training is not available; remove the section to train without an adversary")
-    return WRAPPERS.build(config.model_type, model=model, config=config)
+    is_post_training = getattr(config.training, "arc", None) is not None
+    return WRAPPERS.build("arc" if is_post_training else config.model_type, model=model, config=config)
 
 
 def create_demo_callback_from_config(model_config: Mapping[str, Any] | str | Path | Source, **kwargs: Any) -> pl.Callback | None:
