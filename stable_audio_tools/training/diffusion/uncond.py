@@ -11,7 +11,7 @@ from stable_audio_tools.config.training.diffusion import DiffusionUncondTraining
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.training.base import unbatch
-from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper
+from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, noise_of_items
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, denoising_loss
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.randomness import item_seeds
@@ -42,8 +42,15 @@ class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        latents = self.latents_of(unbatch(batch)[0])
-        loss = self.compute_loss(latents, self.timestep_sampler(latents.shape[0], device=self.device)).loss
+        reals, metadata = unbatch(batch)
+        if self.training_config.noise_by_item:
+            seeds = item_seeds(metadata, self.current_epoch, position=batch_idx * len(reals))
+            latents = self.latents_of_items(reals, seeds)
+            t, noise = self.times_of_items(seeds), noise_of_items(latents, seeds)
+        else:
+            latents, noise = self.latents_of(reals), None
+            t = self.timestep_sampler(latents.shape[0], device=self.device)
+        loss = self.compute_loss(latents, t, noise).loss
         self.log_training(loss, {"mse_loss": loss}, latents)
         return loss
 
