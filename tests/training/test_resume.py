@@ -391,7 +391,7 @@ def test_killed_process_resumes_bit_equal(script):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the second process in /proc")
-@pytest.mark.parametrize(("name", "target"), [("diffusion", "first"), ("adversary", "second")])
+@pytest.mark.parametrize(("name", "target"), [("diffusion", "first"), ("adversary", "second"), ("arc", "first")])
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script, name, target):
     flags = ("--num-workers", "0", "--devices", "2", "--strategy", "ddp", "--checkpoint-every", "3")
     script = script(name, *flags, num_sounds=20)
