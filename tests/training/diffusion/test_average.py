@@ -5,6 +5,8 @@ from itertools import permutations
 import pytest
 import torch
 
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.diffusion.average import FrameWeights, coupled_noise
 
 
@@ -104,3 +106,51 @@ def test_noise_that_is_the_data_finds_it():
     data = torch.randn(5, 3, 16)
     order = torch.tensor([3, 0, 4, 1, 2])
     assert torch.equal(coupled_noise(data, data[order]), data)
+
+
+# ---- in the wrapper -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrap(tiny_diffusion):
+    def make(hides=False, **training):
+        config = tiny_diffusion(False, **training)
+        config["model"]["diffusion"]["mask_padding_attention"] = hides
+        return create_training_wrapper_from_config(config, create_model_from_config(config))
+
+    return make
+
+
+METADATA = [{"padding_mask": (torch.arange(128) < length)} for length in (128, 40)]
+
+
+def averaging(wrapper):
+    latents = torch.zeros(2, 1, 128)
+    return wrapper._average(wrapper.example_of(METADATA, latents))
+
+
+def test_what_counts_by_default(wrap):
+    """Everything, as in version 0.0.19, unless the model does not see padding, or the config says what it counts."""
+    assert averaging(wrap()) is None and averaging(wrap(mask_padding=True)) is None
+    hidden = averaging(wrap(hides=True))
+    assert hidden.rest_weight == 0 and hidden.hides_padding and hidden.content.sum(dim=1).tolist() == [128, 40]
+    told = averaging(wrap(mask_loss_weight=0.5))
+    assert told.rest_weight == 0.5 and not told.hides_padding
+    assert averaging(wrap(loss_normalization="sample")).rest_weight == 1
+    assert averaging(wrap(loss_normalization="sample", mask_padding=True)).rest_weight == 0
+
+
+def test_silence_after_an_item_is_seen_for_a_while(wrap):
+    """2 ms at 8 kHz: 16 frames in the mean, rounded down; an item that is full stays so."""
+    torch.manual_seed(0)
+    wrapper = wrap(hides=True, silence_extension_scale_seconds=0.002)
+    content = torch.stack([torch.arange(1000) < 100] * 400)
+    frames = wrapper._extended(content).sum(dim=1).float() - 100
+    assert frames.min() >= 0 and float(frames.mean()) == pytest.approx(16 - 0.5, rel=0.2)
+    assert wrapper._extended(torch.ones(2, 10, dtype=torch.bool)).all()
+    assert wrap(silence_extension_scale_seconds=0.002)._extended(content) is content, "only if the model hides padding"
+
+
+def test_keys_of_the_model_are_taken_from_training_too(wrap):
+    wrapper = wrap(mask_padding_attention=True, use_effective_length_for_schedule=True)
+    assert wrapper.diffusion.mask_padding_attention and wrapper.diffusion.use_effective_length_for_schedule
