@@ -51,13 +51,15 @@ DATASETS = Registry("DATASETS", family="dataset type", homes=("data",), given=("
 LOSSES = Registry("LOSSES", family="loss", homes=("training.losses",), given=("sample_rate",))
 DISCRIMINATORS = Registry("DISCRIMINATORS", family="discriminator", homes=("training.discriminators",), given=("in_channels",))
 OPTIMIZERS = Registry("OPTIMIZERS", family="optimizer", homes=("training.optims",), given=("params",))
+ARC_HEADS = Registry("ARC_HEADS", family="ARC head", homes=("training.arc",), given=("in_channels",))
 SCHEDULERS = Registry("SCHEDULERS", family="scheduler", homes=("training.schedulers",), given=("optimizer",))
 WRAPPERS = Registry("WRAPPERS", family="training wrapper", homes=("training",), given=("model", "config"))
 DEMOS = Registry("DEMOS", family="training demo", homes=("training.demos",), given=("config",))
 
 ALL = (
     MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, UNCOND_BACKBONES, LM_BACKBONES, PATTERNS, OBJECTIVES,
-    SHIFTS, TIMESTEPS, SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, OPTIMIZERS, SCHEDULERS, WRAPPERS, DEMOS,
+    SHIFTS, TIMESTEPS, SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, ARC_HEADS, OPTIMIZERS, SCHEDULERS, WRAPPERS,
+    DEMOS,
 )  # fmt: skip
 
 

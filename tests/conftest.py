@@ -116,6 +116,23 @@ def tiny_diffusion() -> Callable[..., dict[str, Any]]:
     return config
 
 
+@pytest.fixture(scope="session")
+def tiny_arc(tiny_diffusion: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """``tiny_arc(arc={}, head={}, **training)``: `tiny_diffusion` that is post-trained; ``head`` is of ``training.arc.discriminator``."""
+
+    def config(arc: dict[str, Any] | None = None, head: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
+        sizes: dict[str, Any] = {"channels": 4, "latent_dim": 2, "c_mults": [1, 2], "strides": [1, 2], "num_blocks": [1, 1]}
+        discriminator = {"type": "convnext", "config": sizes, "dit_hidden_layer": 0, **(head or {})}
+        players = {name: {"optimizer": {"type": "AdamW", "config": {"lr": 1e-3}}} for name in ("diffusion", "discriminator")}
+        options = {"optimizer_configs": players, **training}
+        options["arc"] = {"use_model_as_discriminator": True, "discriminator": discriminator, **(arc or {})}
+        made = tiny_diffusion(objective="rf_denoiser", **options)
+        del made["training"]["learning_rate"]
+        return made
+
+    return config
+
+
 PATCHES: dict[str, Any] = {"type": "patched", "config": {"channels": 1, "patch_size": 4}}
 
 

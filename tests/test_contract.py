@@ -23,8 +23,6 @@ LATER = {  # path, or the beginning of one -> when it comes
     "interface.": "the web interface is not there yet",
     "training.losses.": "losses as modules are not there yet",
     "training.create_metrics_callback_from_config": "metrics while training are not there yet",
-    "training.diffusion.DiffusionCondInpaintTrainingWrapper": "inpainting models are trained by DiffusionCondTrainingWrapper",
-    "training.diffusion.DiffusionCondDemoCallback": "demos are built by create_demo_callback_from_config",
     "models.lora": "adapters are not there yet",
 }
 GONE = {
@@ -170,19 +168,11 @@ SHAPES = {
 }  # fmt: skip
 
 
-OTHER_CONSTRUCTORS = {"training.diffusion.DiffusionCondTrainingWrapper": "is built by create_training_wrapper_from_config only"}
-
-
 @pytest.mark.parametrize("path", SHAPES)
 def test_calls_fit_the_signature(path: str) -> None:
     signature = inspect.signature(find(path))
     for positional, keywords in SHAPES[path]:
-        try:
-            signature.bind(*[ANY] * positional, **dict.fromkeys(keywords.split(), ANY))
-        except TypeError:
-            if path not in OTHER_CONSTRUCTORS:
-                raise
-            pytest.xfail(OTHER_CONSTRUCTORS[path])
+        signature.bind(*[ANY] * positional, **dict.fromkeys(keywords.split(), ANY))
 
 
 LOAD_FROM_CHECKPOINT = {

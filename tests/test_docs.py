@@ -21,7 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = ROOT / "stable_audio_tools" / "configs" / "model_configs"
 SECTIONS = {  # where a fragment such as `"training": {...}` belongs
-    "training": ("autoencoders/small_vae_22k.json", "txt2audio/stable_audio_open_1_0.json", "dance_diffusion/small_wavelet_22k.json"),
+    "training": (
+        "autoencoders/small_vae_22k.json",
+        "txt2audio/stable_audio_open_1_0.json",
+        "txt2audio/small_text_22k.json",
+        "dance_diffusion/small_wavelet_22k.json",
+    ),
     "conditioning": ("txt2audio/stable_audio_open_1_0.json",),
 }
 

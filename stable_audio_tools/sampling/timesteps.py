@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config.base import NonNegativeFloat
+from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
 from stable_audio_tools.families import TIMESTEPS
 
 
@@ -95,6 +95,72 @@ class LogSNRTimesteps(TimestepSampler):
     def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
         logsnr = torch.randn(batch_size) * self.std_logsnr + self.mean_logsnr
         return torch.sigmoid(-logsnr).clamp(1e-4, 1 - 1e-4).to(device)
+
+
+@TIMESTEPS.register("log_snr_uniform")
+class UniformLogSNRTimesteps(TimestepSampler):
+    """Times whose log signal-to-noise ratio is uniform between two bounds: ``t = sigmoid(-U)``.
+
+    Args:
+        min_logsnr: Lower bound: the noisiest time.
+        max_logsnr: Upper bound: the cleanest.
+    """
+
+    def __init__(self, min_logsnr: float = -6.0, max_logsnr: float = 5.0) -> None:
+        super().__init__()
+        self.min_logsnr = min_logsnr
+        self.max_logsnr = max_logsnr
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        logsnr = self.min_logsnr + (self.max_logsnr - self.min_logsnr) * torch.rand(batch_size)
+        return torch.sigmoid(-logsnr).clamp(1e-4, 1 - 1e-4).to(device)
+
+
+@TIMESTEPS.register("logsnr_uniform")
+class UniformLogSNRToTwoTimesteps(UniformLogSNRTimesteps):
+    """As ``log_snr_uniform``, but up to a log-SNR of 2, where generation by flows takes its last step.
+
+    Args:
+        min_logsnr: Lower bound: the noisiest time.
+        max_logsnr: Upper bound: the cleanest.
+    """
+
+    def __init__(self, min_logsnr: float = -6.0, max_logsnr: float = 2.0) -> None:
+        super().__init__(min_logsnr, max_logsnr)
+
+
+@TIMESTEPS.register("one_shot")
+class OneShotTimesteps(TimestepSampler):
+    """Always pure noise: a model that makes everything in one step."""
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        return torch.ones(batch_size, device=device)
+
+
+@TIMESTEPS.register("denoised")
+class DenoisedTimesteps(TimestepSampler):
+    """Always pure data: an adversary that sees what was made as it is."""
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        return torch.zeros(batch_size, device=device)
+
+
+@TIMESTEPS.register("congruent")
+class CongruentTimesteps(TimestepSampler):
+    """Times that a generation of few evenly spaced steps visits: a random number of steps, then one of them.
+
+    Args:
+        step_counts: Numbers of steps to choose from.
+    """
+
+    def __init__(self, step_counts: Sequence[PositiveInt] = (1, 2, 4, 8, 16)) -> None:
+        super().__init__()
+        self.step_counts = torch.tensor(list(step_counts))
+
+    def __call__(self, batch_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+        steps = self.step_counts[torch.randint(len(self.step_counts), (batch_size,))]
+        position = (torch.rand(batch_size) * steps).long()
+        return (1 - position / steps).to(device)
 
 
 def _normal_cdf(x: Tensor) -> Tensor:

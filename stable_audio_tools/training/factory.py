@@ -29,10 +29,9 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | str | 
         ConfigError: With every mistake, or if there is no ``training`` section.
     """
     config = _with_training(model_config)
-    if getattr(config.training, "arc", None) is not None:
-        raise ConfigError("training.arc: adversarial post-training is not available; remove the section to train without an adversary")
     freeze(model, config.training)
-    wrapper: TrainingWrapper = WRAPPERS.build(config.model_type, model=model, config=config)
+    is_post_training = getattr(config.training, "arc", None) is not None
+    wrapper: TrainingWrapper = WRAPPERS.build("arc" if is_post_training else config.model_type, model=model, config=config)
     options = getattr(config.training, "ema", None)
     if options is not None:
         if wrapper.ema is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,3 +56,23 @@ def isolated_randomness(seed: int) -> Iterator[None]:
         yield
     finally:
         restore_random_state(before)
+
+
+PLACES, CROPS = ("relpath", "path"), ("timestamps", "seconds_start")  # of an item: the first is the same wherever the data lie
+
+
+def item_seeds(metadata: Sequence[Mapping[str, Any]], *salt: int | str, position: int = 0) -> list[int]:
+    """Seeds of random numbers that belong to an item, whatever batch it is in.
+
+    Args:
+        metadata: Of the items. Those that do not say where they come from are told apart by their place.
+        *salt: What else the numbers should depend on.
+        position: Place of the first item in the data.
+    """
+
+    def seed(item: Mapping[str, Any], place: int) -> int:
+        file = next((str(item[key]) for key in PLACES if key in item), None)
+        text = repr((place if file is None else (file, *(str(item[key]) for key in CROPS if key in item)), salt))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+    return [seed(item, position + index) for index, item in enumerate(metadata)]

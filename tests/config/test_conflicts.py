@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from stable_audio_tools.config.check import check_model_config
-from stable_audio_tools.errors import ConfigError
 
 
 @pytest.fixture
@@ -225,18 +224,6 @@ def test_conflicts_are_found_beside_other_mistakes(tiny_diffusion, found, unrela
 def test_ids_are_checked_although_the_network_is_unknown(tiny_diffusion, found) -> None:
     changes = {"model.diffusion.type": "ditt", "model.diffusion.global_cond_ids": ["secs"]}
     assert [path for path, _ in found(tiny_diffusion(), changes)] == ["model.diffusion.type", "model.diffusion.global_cond_ids[0]"]
-
-
-def test_how_a_released_model_was_made_is_no_mistake_but_cannot_be_repeated(tiny_diffusion: Callable[..., dict[str, Any]]) -> None:
-    from stable_audio_tools import create_model_from_config
-    from stable_audio_tools.training import create_training_wrapper_from_config
-
-    config = tiny_diffusion(arc={"discriminator": {"type": "convnext"}}, clip_grad_norm=1.0)
-    assert [(m.path, m.kind) for m in check_model_config(config)] == [("training.arc", "warning")]
-    with pytest.raises(ConfigError, match=r"training\.arc: adversarial post-training is not available; remove the section"):
-        create_training_wrapper_from_config(config, create_model_from_config(config))
-    del config["training"]["arc"]
-    assert [(m.path, m.kind) for m in check_model_config(config)] == [("training.clip_grad_norm", "warning")]
 
 
 def test_no_demos(tiny_diffusion: Callable[..., dict[str, Any]]) -> None:

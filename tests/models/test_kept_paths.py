@@ -20,7 +20,11 @@ PATHS = {
     "PretrainedDACPretransform AudiocraftCompressionPretransform",
     "models.factory": "create_diffusion_uncond_from_config create_diffusion_cond_from_config create_diffAE_from_config "
     "create_pretransform_from_config",
+    "models.arc": "ConvDiscriminator ConvNeXtDiscriminator",
     "inference.generation": "generate_diffusion_uncond",
+    "training.arc": "ARCTrainingWrapper",
+    "training.diffusion": "DiffusionCondTrainingWrapper DiffusionCondInpaintTrainingWrapper DiffusionUncondTrainingWrapper "
+    "DiffusionAutoencoderTrainingWrapper DiffusionCondDemoCallback DiffusionCondInpaintDemoCallback DiffusionUncondDemoCallback",
 }
 
 

@@ -7,6 +7,8 @@ from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.sampling.timesteps import LogSNRTimesteps, UniformTimesteps
 
 COUNT = 20_000
+FEW = {"one_shot": [1.0], "denoised": [0.0], "congruent": [i / 16 for i in range(1, 17)]}  # all the times there are
+SPREAD = [name for name in TIMESTEPS.names() if name not in FEW]
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +16,7 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("name", TIMESTEPS.names())
+@pytest.mark.parametrize("name", SPREAD)
 def test_times_lie_in_the_unit_interval_and_differ(name):
     t = TIMESTEPS.build(name)(COUNT)
     assert t.shape == (COUNT,) and t.dtype == torch.float32
@@ -28,10 +30,32 @@ def test_seeded_streams_repeat(name):
     assert torch.equal(TIMESTEPS.build(name)(10), first)
 
 
-@pytest.mark.parametrize("name", TIMESTEPS.names())
+@pytest.mark.parametrize("name", [name for name in SPREAD if name != "logsnr_uniform"])  # which ends at sigmoid(-2)
 def test_every_part_of_the_interval_is_looked_at(name):
     counts = torch.histc(TIMESTEPS.build(name)(COUNT), bins=10, min=0, max=1)
     assert counts.min() > 0.002 * COUNT
+
+
+@pytest.mark.parametrize(("name", "times"), FEW.items())
+def test_some_look_at_few_times(name, times):
+    assert TIMESTEPS.build(name)(COUNT).unique().tolist() == times
+
+
+def test_congruent_chooses_a_number_of_steps_first():
+    """Of 1, 2, 4, 8 or 16 steps all begin with time 1, four of five pass one half, and only the longest knows 1/16."""
+    t = TIMESTEPS.build("congruent")(COUNT)
+    shares = {time: float((t == time).float().mean()) for time in (1.0, 0.5, 1 / 16)}
+    halves = sum(1 / (5 * steps) for steps in (2, 4, 8, 16))
+    assert shares == pytest.approx({1.0: halves + 1 / 5, 0.5: halves, 1 / 16: 1 / 80}, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "highest"), [("log_snr_uniform", 5.0), ("logsnr_uniform", 2.0)])
+def test_log_snr_can_be_uniform(name, highest):
+    t = TIMESTEPS.build(name)(COUNT).double()
+    logsnr = torch.log((1 - t) / t)
+    assert float(logsnr.min()) == pytest.approx(-6, abs=0.01) and float(logsnr.max()) == pytest.approx(highest, abs=0.01)
+    quarters = torch.histc(logsnr, bins=4, min=-6, max=highest) / COUNT
+    torch.testing.assert_close(quarters, torch.full_like(quarters, 0.25), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 64])

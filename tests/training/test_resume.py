@@ -26,7 +26,7 @@ ADAM = {"optimizer": {"type": "AdamW", "config": {"lr": 1e-3}}, "scheduler": SCH
 
 
 @pytest.fixture(scope="session")
-def configs(tiny_autoencoder, tiny_diffusion, tiny_uncond, tiny_diffae):
+def configs(tiny_autoencoder, tiny_diffusion, tiny_uncond, tiny_diffae, tiny_arc):
     """Model configs by name. Everything that draws random numbers or keeps a state is on somewhere."""
     return {
         "autoencoder": tiny_autoencoder(),
@@ -36,6 +36,15 @@ def configs(tiny_autoencoder, tiny_diffusion, tiny_uncond, tiny_diffae):
         "raw": tiny_diffusion(pretransform=False, objective="v", timestep_sampler="logit_normal", p_one_shot=0.3),
         "uncond": tiny_uncond(),
         "diffae": tiny_diffae(),
+        "arc": tiny_arc(
+            {
+                "use_model_as_teacher": True,
+                "ode_warmup": {"warmup_steps": 6, "refresh_rate": 4, "sampling_steps": 3, "cfg": 2.0},
+                "noise_dist": {"generator": "logsnr_uniform", "discriminator": "uniform"},
+            },
+            {"contrastive": True, "include_grad_penalties": True},
+            optimizer_configs={"diffusion": ADAM, "discriminator": ADAM},
+        ),
     }
 
 
@@ -107,6 +116,11 @@ def assert_resumes(run, uninterrupted, name, stop, number=signal.SIGTERM, *, bat
 def test_resumes_bit_equal_mid_pass_and_at_its_end(run, uninterrupted, name, stop):
     """A pass has 5 batches: 4 is before its last, 5 its last, 6 the first of the next."""
     assert_resumes(run, uninterrupted, name, stop)
+
+
+@pytest.mark.parametrize("stop", [3, 9])  # during warm-up, which goes on with the same paths; and after it, while the players take turns
+def test_resumes_bit_equal_in_both_phases_of_post_training(run, uninterrupted, stop):
+    assert_resumes(run, uninterrupted, "arc", stop)
 
 
 @pytest.mark.parametrize("name", ["masked", "raw", "uncond", "diffae"])
@@ -378,7 +392,7 @@ def test_killed_process_resumes_bit_equal(script):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the second process in /proc")
-@pytest.mark.parametrize(("name", "target"), [("diffusion", "first"), ("adversary", "second")])
+@pytest.mark.parametrize(("name", "target"), [("diffusion", "first"), ("adversary", "second"), ("arc", "first")])
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(script, name, target):
     flags = ("--num-workers", "0", "--devices", "2", "--strategy", "ddp", "--checkpoint-every", "3")
     script = script(name, *flags, num_sounds=20)

@@ -17,6 +17,7 @@ from stable_audio_tools.config.model.parts import (
     product_of,
     ratio_of,
 )
+from stable_audio_tools.config.training.arc import ARC
 from stable_audio_tools.config.training.diffusion import DiffusionCondTraining
 from stable_audio_tools.families import BACKBONES, OBJECTIVES, SHIFTS
 from stable_audio_tools.registry import Mistake
@@ -181,9 +182,23 @@ class DiffusionCondConfig(ModelConfig):
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from super().conflicts()
+        if self.training is not None and self.training.arc is not None:
+            yield from self._arc_conflicts(self.training.arc)
         demo = self.training.demo if self.training else None
         if demo is not None and not demo.demo_cond_from_batch:
             yield from demo_conflicts(self.model.conditioning, demo.demo_cond)
+
+    def _arc_conflicts(self, arc: ARC) -> Iterator[Mistake]:
+        diffusion = self.model.diffusion
+        if diffusion.diffusion_objective == "v":
+            yield Mistake(("training", "arc"), 'needs a flow: diffusion_objective "rectified_flow" or "rf_denoiser", not "v"', "conflict")
+        if diffusion.is_registered and diffusion.type != "dit" and arc.use_model_as_discriminator:
+            text = f"is true, but scores are made from the blocks of a 'dit', and this is a {diffusion.type!r}"
+            yield Mistake(("training", "arc", "use_model_as_discriminator"), text, "conflict")
+        depth, layer = diffusion.value("depth"), arc.discriminator.dit_hidden_layer
+        if arc.use_model_as_discriminator and type(depth) is int and layer >= depth:
+            text = f"is {layer}, but the model has blocks 0 to {depth - 1}"
+            yield Mistake(("training", "arc", "discriminator", "dit_hidden_layer"), text, "conflict")
 
     def is_length_fixed(self) -> bool:
         ratio = ratio_of(self.model.pretransform)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.training.arc import ARC, Trim
 from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.registry import Mistake
+
+ARC_IGNORES = (  # keys of the loss that it does without. timestep_sampler is not among them: all published configs have it
+    "learning_rate", "mask_padding", "mask_loss_weight", "loss_normalization", "ot_coupling", "noise_by_item", "p_one_shot",
+)  # fmt: skip
 
 
 class DiffusionCondDemo(Strict):
@@ -70,7 +75,16 @@ class DiffusionCondTraining(TrainingConfig):
     use_ema: bool = True
     mask_padding: bool = False
     mask_padding_dropout: Probability = 0.0
+    mask_loss_weight: NonNegativeFloat | None = None
+    mask_padding_attention: bool | None = None
+    use_effective_length_for_schedule: bool | None = None
+    silence_extension_scale_seconds: NonNegativeFloat = 0.0
+    loss_normalization: Literal["none", "timestep", "sample", "sample_channel"] = "none"
+    loss_norm_eps: PositiveFloat = 1e-6
+    ot_coupling: bool = False
+    noise_by_item: bool = False
     log_loss_info: bool = False
+    log_every_n_steps: PositiveInt = 1
     pre_encoded: bool = False
     cfg_dropout_prob: Probability = 0.1
     timestep_sampler: str = "uniform"
@@ -79,17 +93,44 @@ class DiffusionCondTraining(TrainingConfig):
     inpainting: Inpainting | None = None
     demo: DiffusionCondDemo | None = None
     clip_grad_norm: NonNegativeFloat = 0.0
-    arc: dict[str, Any] | None = None
+    arc: ARC | None = None
+    trim_config: Trim | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
-        if self.arc is not None:  # released models say how they were made
-            yield Mistake(("arc",), "warning: adversarial post-training is not available; the model can be used only", "warning")
-        elif self.clip_grad_norm:
-            yield Mistake(("clip_grad_norm",), "warning: has an effect with 'arc' only", "warning")
-        if self.optimizer_configs is None and self.learning_rate is None:
-            yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
+        if self.arc is not None:
+            yield from self._arc_conflicts()
+        else:
+            for key in ("clip_grad_norm", "trim_config"):
+                if getattr(self, key):
+                    yield Mistake((key,), "warning: has an effect with 'arc' only", "warning")
+            if self.optimizer_configs is None and self.learning_rate is None:
+                yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
+        if self.mask_loss_weight is not None and self.mask_padding:
+            yield Mistake(("mask_padding",), "warning: has no effect with mask_loss_weight, which says what padding counts", "warning")
+        if self.ot_coupling and self.noise_by_item:
+            yield Mistake(
+                ("ot_coupling",), "contradicts noise_by_item: it chooses an item's noise by what else is in the batch", "conflict"
+            )
+        for key in ("mask_padding_attention", "use_effective_length_for_schedule"):
+            if getattr(self, key) is not None:
+                yield Mistake(
+                    (key,), "warning: belongs to the model: write it in model.diffusion, so that generation knows it too", "warning"
+                )
         options = ("timestep_sampler_options",)
         yield from part_mistakes(TIMESTEPS, self.timestep_sampler, ("timestep_sampler",), self.timestep_sampler_options, options)
+
+    def _arc_conflicts(self) -> Iterator[Mistake]:
+        configs = self.optimizer_configs
+        if configs is None or configs.discriminator is None:
+            missing = (
+                "optimizer_configs.diffusion and optimizer_configs.discriminator" if configs is None else "optimizer_configs.discriminator"
+            )
+            yield Mistake((), f"needs {missing}, since arc has two players", "missing")
+        elif (configs.diffusion.scheduler is None) != (configs.discriminator.scheduler is None):
+            yield Mistake(("optimizer_configs",), "give a scheduler to both optimizers or to none", "conflict")
+        for key in ARC_IGNORES:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                yield Mistake((key,), "warning: has no effect with arc", "warning")
 
 
 class DiffusionCondInpaintDemo(DiffusionCondDemo):
@@ -124,6 +165,8 @@ class DiffusionUncondTraining(TrainingConfig):
 
     learning_rate: NonNegativeFloat
     pre_encoded: bool = False
+    noise_by_item: bool = False
+    log_every_n_steps: PositiveInt = 1
     demo: DiffusionDemo | None = None
     demo_every: PositiveInt | None = None  # where configs had them before there was "demo"
     demo_steps: PositiveInt | None = None

@@ -13,17 +13,19 @@ from stable_audio_tools.inference.generation import generate_diffusion_cond
 from stable_audio_tools.training.base import TrainingWrapper, unbatch
 from stable_audio_tools.training.demos.base import DemoCallback
 from stable_audio_tools.training.diffusion.cond import DiffusionCondTrainingWrapper
+from stable_audio_tools.training.sections import takes_keys_of
 
 
+@takes_keys_of(DiffusionCondDemo, "demo", renamed={"demo_conditioning": "demo_cond"}, ignored=("sample_rate", "demo_dl"))
 class DiffusionCondDemoCallback(DemoCallback):
     """Writes ``demo_cfg_<scale>``: all clips one after the other, the same seed at every scale and step.
 
     Args:
-        demo: The ``training.demo`` section.
+        demo: The ``training.demo`` section. Its keys may be given as keywords instead, ``demo_cond`` as ``demo_conditioning`` too.
         sample_size: Length of each clip, in samples.
     """
 
-    def __init__(self, demo: DiffusionCondDemo, sample_size: int) -> None:
+    def __init__(self, demo: DiffusionCondDemo, sample_size: int = 65536) -> None:
         super().__init__(demo.demo_every)
         self.config = demo
         self.sample_size = sample_size

@@ -18,36 +18,29 @@ from stable_audio_tools.training.diffusion.loss import DiffusionLoss, denoising_
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.losses.bottleneck import bottleneck_losses
 from stable_audio_tools.training.losses.stft import MultiResolutionSTFTLoss, SumAndDifferenceSTFTLoss
-from stable_audio_tools.training.randomness import isolated_randomness
+from stable_audio_tools.training.randomness import isolated_randomness, item_seeds
+from stable_audio_tools.training.sections import takes_keys_of
 
 RECONSTRUCTION_WEIGHT = 0.1
 
 
+@takes_keys_of(DiffusionAutoencoderTraining, "training", renamed={"lr": "learning_rate"}, ignored=("ema_copy",))
 class DiffusionAutoencoderTrainingWrapper(DiffusionTrainingWrapper):
     """Trains a `DiffusionAutoencoder`: everything but its pretransform. Times are uniform.
 
     Args:
         model: The model.
-        training: The ``training`` section of its config; None is what the following arguments say.
-        lr: Learning rate.
-        ema_copy: No effect: the average starts as a copy of ``model``. Accepted since published scripts pass it.
-        use_reconstruction_loss: Also compare the spectra of the audio and of what single predictions say it is.
+        training: The ``training`` section of its config. Its keys may be given as keywords instead, ``learning_rate`` as ``lr`` too;
+            ``ema_copy`` has no effect: the average starts as a copy of ``model``.
     """
 
     model_prefix = "diffae"
     ema_prefix = "diffae_ema"
 
-    def __init__(
-        self,
-        model: DiffusionAutoencoder,
-        training: DiffusionAutoencoderTraining | None = None,
-        lr: float = 1e-4,
-        ema_copy: nn.Module | None = None,
-        use_reconstruction_loss: bool = False,
-    ) -> None:
+    def __init__(self, model: DiffusionAutoencoder, training: DiffusionAutoencoderTraining) -> None:
         super().__init__()
         self.diffae = model
-        self.training_config = training or DiffusionAutoencoderTraining(learning_rate=lr, use_reconstruction_loss=use_reconstruction_loss)
+        self.training_config = training
         self.diffae_ema = EMA(model)
         self.spectral_loss: nn.Module | None = None
         if self.training_config.use_reconstruction_loss:
@@ -98,12 +91,15 @@ class DiffusionAutoencoderTrainingWrapper(DiffusionTrainingWrapper):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss of denoising at fixed times."""
-        with isolated_randomness(batch_idx):  # a VAE draws its latents
-            data = self.latents_of(unbatch(batch)[0])
-            self.log_validation(data, batch_idx, lambda t, noise: self.compute_losses(data, t, noise)[0].loss)
+        reals, metadata = unbatch(batch)
+        seeds = item_seeds(metadata, position=batch_idx * len(reals))
+        with isolated_randomness(batch_idx):  # its own VAE draws the batch's latents
+            data = self.latents_of_items(reals, seeds)
+            self.log_validation(data, seeds, lambda t, noise: self.compute_losses(data, t, noise)[0].loss)
 
 
 @WRAPPERS.register("diffusion_autoencoder")
 def wrap_diffusion_autoencoder(model: DiffusionAutoencoder, config: DiffusionAutoencoderConfig) -> DiffusionAutoencoderTrainingWrapper:
     """The training wrapper of a diffusion autoencoder."""
+    assert config.training is not None
     return DiffusionAutoencoderTrainingWrapper(model, config.training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.sampling.timesteps import TimestepSampler
 from stable_audio_tools.training.base import TrainingWrapper, of_every_process, of_this_process
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
+from stable_audio_tools.training.randomness import isolated_randomness
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -30,11 +31,18 @@ class DiffusionTrainingWrapper(TrainingWrapper):
     """
 
     training_config: Any
+    timestep_sampler: TimestepSampler
 
     def __init__(self, timestep_sampler: str = "uniform", timestep_sampler_options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self._timesteps = timestep_sampler, dict(timestep_sampler_options or {})
-        self.timestep_sampler: TimestepSampler = TIMESTEPS.build(*self._timesteps)
+        self._timesteps: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._means = RunningMeans()
+        self.add_timesteps("timestep_sampler", timestep_sampler, timestep_sampler_options)
+
+    def add_timesteps(self, attribute: str, name: str, options: Mapping[str, Any] | None = None) -> None:
+        """Make a timestep sampler an attribute. Its state travels in checkpoints under the same name."""
+        self._timesteps[attribute] = name, dict(options or {})
+        setattr(self, attribute, TIMESTEPS.build(*self._timesteps[attribute]))
 
     @property
     def pretransform(self) -> Pretransform | None:
@@ -92,34 +100,51 @@ class DiffusionTrainingWrapper(TrainingWrapper):
             fix = 'these look like latents: set "pre_encoded": true in training'
         raise DataError(f"the model expects {what} with {channels} channels, but the dataset gives {given}; {fix}")
 
+    def latents_of_items(self, reals: Tensor, seeds: Sequence[int]) -> Tensor:
+        """`latents_of`, item by item, each with its own random numbers: what a VAE draws does not depend on the rest of the batch."""
+        latents: list[Tensor] = []
+        for item, seed in zip(reals.split(1), seeds, strict=True):
+            with isolated_randomness(seed):
+                latents.append(self.latents_of(item))
+        return torch.cat(latents)
+
+    def times_of_items(self, seeds: Sequence[int]) -> Tensor:
+        """Times (B,) of which each depends on its seed only."""
+        times: list[Tensor] = []
+        for seed in seeds:
+            with isolated_randomness(seed):
+                times.append(TIMESTEPS.build(*self._timesteps["timestep_sampler"])(1))
+        return torch.cat(times).to(self.device)
+
     def log_training(self, loss: Tensor, terms: Mapping[str, Tensor], data: Tensor) -> None:
-        """Log what a step was about.
+        """Log what a step was about, as means over ``log_every_n_steps`` batches.
 
         Args:
             loss: What is minimised.
             terms: What it consists of, and other numbers, by name.
             data: What was denoised, (B, D, L).
         """
-        logs = {"train/loss": loss.detach(), "train/std_data": data.detach().std()}
+        logs: dict[str, Any] = {"train/loss": loss.detach(), "train/std_data": data.detach().std()}
         logs |= {f"train/{name}": term.detach() for name, term in terms.items()}
         optimizers = self.trainer.optimizers
         if optimizers:
             logs["train/lr"] = optimizers[0].param_groups[0]["lr"]
-        self.log_dict(logs, on_step=True)
+        means = self._means.add(logs, getattr(self.training_config, "log_every_n_steps", 1))
+        if means is not None:
+            self.log_dict(means, on_step=True)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
 
-    def log_validation(self, latents: Tensor, batch_idx: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Log losses at fixed times with noise fixed per batch, so that the numbers move only when the model does.
+    def log_validation(self, latents: Tensor, seeds: Sequence[int], loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Log losses at fixed times with noise fixed per item, so that the numbers move only when the model does.
 
         Args:
             latents: (B, D, L)
-            batch_idx: Number of the batch.
+            seeds: Of the items' noise.
             loss_of: From times (B,) and noise (B, D, L) to the loss.
         """
-        generator = torch.Generator().manual_seed(batch_idx)
         losses: list[Tensor] = []
         for time in VALIDATION_TIMES:
-            noise = torch.randn(latents.shape, generator=generator).to(latents)
+            noise = noise_of_items(latents, [seed + int(1000 * time) for seed in seeds])
             losses.append(loss_of(latents.new_full((latents.shape[0],), time), noise))
             self.log(f"val/loss_{time}", losses[-1], on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
         self.log("val/avg_loss", torch.stack(losses).mean(), on_epoch=True, sync_dist=True, batch_size=latents.shape[0])
@@ -131,11 +156,38 @@ class DiffusionTrainingWrapper(TrainingWrapper):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["timestep_sampler"] = of_every_process(self.timestep_sampler.state_dict())
+        for attribute in self._timesteps:
+            checkpoint[attribute] = of_every_process(getattr(self, attribute).state_dict())
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.timestep_sampler.load_state_dict(of_this_process(checkpoint.get("timestep_sampler")) or {})
+        for attribute in self._timesteps:
+            getattr(self, attribute).load_state_dict(of_this_process(checkpoint.get(attribute)) or {})
 
     def renew_streams(self) -> None:
-        self.timestep_sampler = TIMESTEPS.build(*self._timesteps)
+        for attribute, (name, options) in self._timesteps.items():
+            setattr(self, attribute, TIMESTEPS.build(name, options))
+
+
+class RunningMeans:
+    """Means of logged numbers over several batches. What is on a device stays there until they are complete."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._count = 0
+
+    def add(self, logs: Mapping[str, Any], every: int) -> dict[str, Any] | None:
+        """Take the numbers of one batch; the means of the last ``every`` batches when there are so many, else None."""
+        self._sums = {key: self._sums.get(key, 0.0) + value for key, value in logs.items()}
+        self._count += 1
+        if self._count < every:
+            return None
+        means = {key: value / self._count for key, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
+def noise_of_items(latents: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Noise like ``latents`` (B, D, L), of which each item depends on its seed only."""
+    drawn = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(latents)

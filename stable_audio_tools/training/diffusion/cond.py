@@ -4,32 +4,61 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.config.model import DiffusionCondConfig, DiffusionCondInpaintConfig
-from stable_audio_tools.config.training.diffusion import DiffusionCondTraining
+from stable_audio_tools.config.training.diffusion import DiffusionCondInpaintTraining, DiffusionCondTraining
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.sampling.inpainting import random_inpaint_mask
 from stable_audio_tools.training.base import padding_mask_of, unbatch
-from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper
+from stable_audio_tools.training.diffusion.average import FrameWeights, coupled_noise
+from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, RunningMeans, noise_of_items
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
-from stable_audio_tools.training.randomness import isolated_randomness
+from stable_audio_tools.training.randomness import isolated_randomness, item_seeds
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
+from stable_audio_tools.training.sections import takes_keys_of
+
+Metadata = Sequence[Mapping[str, Any]]
+NUM_BUCKETS = 10  # of times
 
 
+class Example(NamedTuple):
+    """A batch, and what a model is told about it besides the conditions that its own conditioner makes.
+
+    Attributes:
+        latents: (B, D, L)
+        metadata: One dictionary per item.
+        injected: Further conditions by id: what is kept when inpainting.
+        content: (B, L), False at padding; None if nobody asks.
+        hidden: Arguments of the backbone: the padding that it does not see.
+    """
+
+    latents: Tensor
+    metadata: Metadata
+    injected: dict[str, list[Tensor]]
+    content: Tensor | None
+    hidden: dict[str, Any]
+
+    @property
+    def kept(self) -> Tensor | None:
+        """(B, L), True where the model is told the latents."""
+        return self.injected["inpaint_mask"][0][:, 0] > 0 if "inpaint_mask" in self.injected else None
+
+
+@takes_keys_of(DiffusionCondTraining, "training", renamed={"lr": "learning_rate", "inpainting_config": "inpainting"})
 class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
     """Trains a `ConditionedDiffusionModelWrapper`: backbone, conditioners and, if ``enable_grad``, the pretransform.
 
     Args:
         model: The model.
-        training: The ``training`` section of its config.
+        training: The ``training`` section of its config. Its keys may be given as keywords instead, ``learning_rate`` as ``lr`` too.
     """
 
     model_prefix = "diffusion"
@@ -38,6 +67,10 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         super().__init__(training.timestep_sampler, training.timestep_sampler_options)
         self.diffusion = model
         self.training_config = training
+        self._by_time = RunningMeans()
+        for key in ("mask_padding_attention", "use_effective_length_for_schedule"):
+            if getattr(training, key) is not None:
+                setattr(model, key, getattr(training, key))
         if training.use_ema:
             self.ema_prefix = "diffusion_ema"
             self.diffusion_ema = EMA(model.model)
@@ -53,78 +86,177 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         scheduler = create_scheduler_from_config(chosen["scheduler"], optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
-    def _loss_mask(self, metadata: Sequence[Mapping[str, Any]], length: int) -> Tensor | None:
+    # ---- from a batch to what is trained on ---------------------------------------------------------------------------------------
+
+    def conditions(self, model: ConditionedDiffusionModelWrapper, example: Example) -> dict[str, Any]:
+        """What a model is conditioned on: what its conditioner makes of the metadata, and what is injected."""
+        made = model.conditioner(example.metadata, self.device) if model.conditioner is not None else {}
+        return {**made, **example.injected}
+
+    def _loss_mask(self, metadata: Metadata, length: int) -> Tensor | None:
         """(B, L), True on audio and False on padding; None to count everything."""
         config = self.training_config
-        if not config.mask_padding or random.random() <= config.mask_padding_dropout:
+        if not config.mask_padding or self.frame_weight is not None or random.random() <= config.mask_padding_dropout:
             return None
         mask = padding_mask_of(metadata, length, self.device)
         if mask is None:
             raise DataError("training.mask_padding needs a 'padding_mask' in the metadata of every item, which this dataset does not give")
         return mask
 
-    def _content_if_known(self, metadata: Sequence[Mapping[str, Any]], latents: Tensor) -> Tensor:
-        """The same; everything is content if an item does not say."""
+    @property
+    def frame_weight(self) -> float | None:
+        """What padding and kept frames count, if they count otherwise than the rest: by default only for models that do not see them."""
+        weight = self.training_config.mask_loss_weight
+        return 0.0 if weight is None and self.diffusion.mask_padding_attention else weight
+
+    def _content(self, metadata: Metadata, latents: Tensor) -> Tensor:
+        """(B, L), False at padding; everything is content if an item does not say."""
         content = padding_mask_of(metadata, latents.shape[-1], latents.device)
         return torch.ones_like(latents[:, 0], dtype=torch.bool) if content is None else content
 
-    def _with_gaps(self, conditioning: Mapping[str, Any], latents: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Conditions, and what an inpainting model gets to see of the latents: ``mask`` (B, 1, L) is 1 there."""
-        return {**conditioning, "inpaint_mask": [mask], "inpaint_masked_input": [latents * mask]}
+    def _extended(self, content: Tensor) -> Tensor:
+        """Content and, after it, a random piece of the silence that follows: a model that hides padding learns to end."""
+        scale = self.training_config.silence_extension_scale_seconds * self.diffusion.sample_rate / self.diffusion.downsampling_ratio
+        if scale == 0 or not self.diffusion.mask_padding_attention:
+            return content
+        frames = content.sum(dim=1) + torch.empty(len(content), device=content.device).exponential_(1 / scale).long()
+        return torch.arange(content.shape[1], device=content.device) < frames[:, None]  # (B, L)
 
-    def _shift_length(self, metadata: Sequence[Mapping[str, Any]], latents: Tensor) -> int | Tensor:
+    def _shift_length(self, metadata: Metadata, latents: Tensor) -> int | Tensor:
         """What shifts of times go by: L, or the latent frames of each item."""
         if not self.diffusion.use_effective_length_for_schedule:
             return latents.shape[-1]
         lengths = self.diffusion.effective_lengths(metadata)
         if lengths is None:
-            return self._content_if_known(metadata, latents).sum(dim=-1).clamp(min=1)
+            return self._content(metadata, latents).sum(dim=-1).clamp(min=1)
         return torch.tensor(lengths, device=latents.device)
+
+    def _times(self, metadata: Metadata, latents: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        """Times (B,), shifted if the model says so."""
+        t = self.timestep_sampler(latents.shape[0], device=self.device) if seeds is None else self.times_of_items(seeds)
+        if self.diffusion.dist_shift is not None:
+            t = self.diffusion.dist_shift.shift(t, self._shift_length(metadata, latents))
+        share = self.training_config.p_one_shot
+        if share > 0:
+            chance = torch.rand_like(t) if seeds is None else torch.tensor([random.Random(seed).random() for seed in seeds]).to(t)
+            t = torch.where(chance < share, torch.ones_like(t), t)
+        return t
+
+    def _noise(self, latents: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        noise = torch.randn_like(latents) if seeds is None else noise_of_items(latents, seeds)
+        return coupled_noise(latents, noise) if self.training_config.ot_coupling else noise
+
+    def _inpaint_mask(self, latents: Tensor, content: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        """(B, 1, L), 1 is what the model is told."""
+        assert self.training_config.inpainting is not None
+        options = self.training_config.inpainting.mask_kwargs.model_dump()
+        options["mask_padding"] = self.diffusion.mask_padding_attention
+        if seeds is None:
+            return random_inpaint_mask(latents, content, **options)[1]
+        masks: list[Tensor] = []
+        for index, seed in enumerate(seeds):
+            with isolated_randomness(seed):
+                masks.append(random_inpaint_mask(latents[index, None], content[index, None], **options)[1])
+        return torch.cat(masks)
+
+    def example_of(self, metadata: Metadata, latents: Tensor, seeds: Sequence[int] | None = None) -> Example:
+        """A batch as a model sees it. ``seeds`` of the items, if what is drawn is to depend on them."""
+        config, hides = self.training_config, self.diffusion.mask_padding_attention
+        content: Tensor | None = None
+        if config.inpainting is not None or hides or self.frame_weight is not None or config.loss_normalization != "none":
+            content = self._extended(self._content(metadata, latents))
+        injected: dict[str, list[Tensor]] = {}
+        if config.inpainting is not None:
+            assert content is not None
+            injected = _with_gaps(latents, self._inpaint_mask(latents, content, seeds))
+        return Example(latents, metadata, injected, content, {"padding_mask": content} if hides and content is not None else {})
+
+    def _average(self, example: Example) -> FrameWeights | None:
+        """How errors are averaged, if it is not simply over everything."""
+        config = self.training_config
+        if self.frame_weight is None and config.loss_normalization == "none":
+            return None
+        assert example.content is not None
+        weight = self.frame_weight
+        if weight is None:
+            weight = 0.0 if config.mask_padding else 1.0
+        hides = self.diffusion.mask_padding_attention
+        return FrameWeights(example.content, example.kept, weight, hides, config.loss_normalization, config.loss_norm_eps)
+
+    # ---- steps --------------------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         reals, metadata = unbatch(batch)
+        config, seeds = self.training_config, None
+        if config.noise_by_item:
+            seeds = item_seeds(metadata, self.current_epoch, position=batch_idx * len(reals))
         conditioning = self.diffusion.conditioner(metadata, self.device) if self.diffusion.conditioner is not None else {}
-        latents = self.latents_of(reals)
+        latents = self.latents_of(reals) if seeds is None else self.latents_of_items(reals, seeds)
         mask = self._loss_mask(metadata, latents.shape[-1])
-        t = self.timestep_sampler(latents.shape[0], device=self.device)
-        if self.diffusion.dist_shift is not None:
-            t = self.diffusion.dist_shift.shift(t, self._shift_length(metadata, latents))
-        config = self.training_config
-        if config.p_one_shot > 0:
-            t = torch.where(torch.rand_like(t) < config.p_one_shot, torch.ones_like(t), t)
-        content = self._content_if_known(metadata, latents) if config.inpainting or self.diffusion.mask_padding_attention else None
-        if config.inpainting is not None:
-            assert content is not None
-            options = {**config.inpainting.mask_kwargs.model_dump(), "mask_padding": self.diffusion.mask_padding_attention}
-            conditioning = self._with_gaps(conditioning, latents, random_inpaint_mask(latents, content, **options)[1])
-        hidden = {"padding_mask": content} if self.diffusion.mask_padding_attention else {}
-        result = diffusion_loss(self.diffusion, latents, t, conditioning, mask=mask, cfg_dropout_prob=config.cfg_dropout_prob, **hidden)
+        t = self._times(metadata, latents, seeds)
+        noise = self._noise(latents, seeds)
+        example = self.example_of(metadata, latents, seeds)
+        result = diffusion_loss(
+            self.diffusion,
+            latents,
+            t,
+            {**conditioning, **example.injected},
+            mask=mask,
+            noise=noise,
+            average=self._average(example),
+            cfg_dropout_prob=config.cfg_dropout_prob,
+            **example.hidden,
+        )
         self._log(result, latents)
         return result.loss
 
     def _log(self, result: DiffusionLoss, latents: Tensor) -> None:
         self.log_training(result.loss, {"mse_loss": result.loss}, latents)
         if self.training_config.log_loss_info:
-            bucket = (result.t * 10).long().clamp(0, 9)
-            by_time = {f"model/loss_all_{index / 10:.1f}": result.per_item[bucket == index].mean() for index in bucket.unique().tolist()}
-            self.log_dict(by_time, on_step=True)
+            bucket = (result.t * NUM_BUCKETS).long().clamp(0, NUM_BUCKETS - 1)
+            entries = torch.stack([result.per_item.float(), torch.ones_like(result.per_item, dtype=torch.float32)])  # (2, B)
+            sums = entries.new_zeros(2, NUM_BUCKETS).index_add(1, bucket, entries)
+            means = self._by_time.add({"sums": sums}, self.training_config.log_every_n_steps)
+            if means is not None:  # read from the device at once
+                rows = zip(*means["sums"].tolist(), strict=True)
+                by_time = {f"model/loss_all_{index / 10:.1f}": loss / count for index, (loss, count) in enumerate(rows) if count}
+                self.log_dict(by_time, on_step=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the loss at fixed times with noise fixed per batch, so that the number moves only when the model does."""
+        """Log the loss at fixed times with noise fixed per item, so that the number moves only when the model does."""
         reals, metadata = unbatch(batch)
-        with isolated_randomness(batch_idx):  # a VAE draws its latents
+        seeds = item_seeds(metadata, position=batch_idx * len(reals))
+        with isolated_randomness(batch_idx):
             conditioning = self.diffusion.conditioner(metadata, self.device) if self.diffusion.conditioner is not None else {}
-            latents = self.latents_of(reals)
+        latents = self.latents_of_items(reals, seeds)
         if self.training_config.inpainting is not None:  # the second half is to be filled in
             is_kept = torch.arange(latents.shape[-1], device=latents.device) < latents.shape[-1] // 2
-            conditioning = self._with_gaps(conditioning, latents, is_kept.to(latents.dtype).expand(latents.shape[0], 1, -1))
-        hidden = {"padding_mask": self._content_if_known(metadata, latents)} if self.diffusion.mask_padding_attention else {}
+            conditioning = {**conditioning, **_with_gaps(latents, is_kept.to(latents.dtype).expand(latents.shape[0], 1, -1))}
+        hidden: dict[str, Any] = {"padding_mask": self._content(metadata, latents)} if self.diffusion.mask_padding_attention else {}
 
         def loss_of(t: Tensor, noise: Tensor) -> Tensor:
             return diffusion_loss(self.diffusion, latents, t, conditioning, noise=noise, **hidden).loss
 
-        self.log_validation(latents, batch_idx, loss_of)
+        self.log_validation(latents, seeds, loss_of)
+
+
+def _with_gaps(latents: Tensor, mask: Tensor) -> dict[str, list[Tensor]]:
+    """What an inpainting model gets to see of the latents: ``mask`` (B, 1, L) is 1 there."""
+    return {"inpaint_mask": [mask], "inpaint_masked_input": [latents * mask]}
+
+
+@takes_keys_of(DiffusionCondInpaintTraining, "training", renamed={"lr": "learning_rate", "inpainting_config": "inpainting"})
+class DiffusionCondInpaintTrainingWrapper(DiffusionCondTrainingWrapper):
+    """Trains an inpainting model: the same, with a mask in every step.
+
+    Args:
+        model: The model, with the conditions ``inpaint_mask`` and ``inpaint_masked_input``.
+        training: The ``training`` section of its config. Its keys may be given as keywords instead, ``learning_rate`` as ``lr`` too.
+    """
+
+    def __init__(self, model: ConditionedDiffusionModelWrapper, training: DiffusionCondInpaintTraining) -> None:
+        super().__init__(model, training)
 
 
 @WRAPPERS.register("diffusion_cond")
@@ -137,6 +269,7 @@ def wrap_diffusion_cond(model: ConditionedDiffusionModelWrapper, config: Diffusi
 @WRAPPERS.register("diffusion_cond_inpaint")
 def wrap_diffusion_cond_inpaint(
     model: ConditionedDiffusionModelWrapper, config: DiffusionCondInpaintConfig
-) -> DiffusionCondTrainingWrapper:
+) -> DiffusionCondInpaintTrainingWrapper:
     """The training wrapper of an inpainting model."""
-    return wrap_diffusion_cond(model, config)
+    assert config.training is not None
+    return DiffusionCondInpaintTrainingWrapper(model, config.training)

@@ -11,6 +11,8 @@ from torch import Tensor
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.sampling.objectives import objective as find_objective
 
+Average = Callable[[Tensor, Tensor], Tensor]  # squared errors (B, D, L) and targets (B, D, L) -> loss per item (B,)
+
 
 class DiffusionLoss(NamedTuple):
     """A loss and what it was made of.
@@ -36,6 +38,7 @@ def denoising_loss(
     objective: str,
     mask: Tensor | None = None,
     noise: Tensor | None = None,
+    average: Average | None = None,
 ) -> DiffusionLoss:
     """Noise latents, predict, compare.
 
@@ -46,6 +49,7 @@ def denoising_loss(
         objective: What it predicts: the name of a diffusion objective.
         mask: (B, L), True where the loss counts; None counts everything.
         noise: (B, D, L); None draws it.
+        average: Instead of ``mask``: from squared errors and targets to one loss per item, which then all weigh the same.
 
     Returns:
         The loss over everything that counts.
@@ -58,6 +62,9 @@ def denoising_loss(
         return mixing.denoised(noised.x_t, prediction, t[:, None, None])
 
     error = (prediction.float() - noised.target.float()).square()  # (B, D, L)
+    if average is not None:
+        items = average(error, noised.target.float())
+        return DiffusionLoss(items.mean(), items.detach(), t, denoised)
     if mask is None:
         return DiffusionLoss(error.mean(), error.detach().flatten(1).mean(dim=1), t, denoised)
     weight = mask[:, None].to(error.dtype).expand_as(error)
@@ -73,6 +80,7 @@ def diffusion_loss(
     *,
     mask: Tensor | None = None,
     noise: Tensor | None = None,
+    average: Average | None = None,
     **backbone: Any,
 ) -> DiffusionLoss:
     """`denoising_loss` of a conditional model.
@@ -84,10 +92,11 @@ def diffusion_loss(
         conditioning: What the model's conditioner returned.
         mask: (B, L), True where the loss counts; None counts everything.
         noise: (B, D, L); None draws it.
+        average: See `denoising_loss`.
         **backbone: For the backbone, for example ``cfg_dropout_prob``.
     """
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         return model(x_t, t, cond=conditioning, **backbone)
 
-    return denoising_loss(predict, latents, t, objective=model.diffusion_objective, mask=mask, noise=noise)
+    return denoising_loss(predict, latents, t, objective=model.diffusion_objective, mask=mask, noise=noise, average=average)

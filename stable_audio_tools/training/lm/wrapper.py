@@ -5,7 +5,7 @@ Letters: B batch, K codebooks, T tokens per codebook, V codebook size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from stable_audio_tools.training.base import TrainingWrapper, padding_mask_of, u
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
+from stable_audio_tools.training.sections import takes_keys_of
 
 
 class TokenLoss(NamedTuple):
@@ -51,35 +52,20 @@ def token_loss(output: LMOutput, codes: Tensor, mask: Tensor | None = None) -> T
     return TokenLoss(per_codebook.mean(), per_codebook)
 
 
+@takes_keys_of(LMTraining, "training", renamed={"lr": "learning_rate"}, ignored=("ema_copy",))
 class AudioLanguageModelTrainingWrapper(TrainingWrapper):
     """Trains an `AudioLanguageModelWrapper`: language model and conditioners. Its codec is frozen.
 
     Args:
         model: The model.
-        training: The ``training`` section of its config; None is what the following arguments say.
-        lr: Learning rate.
-        use_ema: Average the weights.
-        ema_copy: No effect: the average starts as a copy of ``model``. Accepted since published scripts pass it.
-        optimizer_configs: ``{"lm": {"optimizer": ..., "scheduler": ...}}``
-        pre_encoded: Batches hold tokens, not audio.
+        training: The ``training`` section of its config. Its keys may be given as keywords instead, ``learning_rate`` as ``lr`` too;
+            ``ema_copy`` has no effect: the average starts as a copy of ``model``.
     """
 
     model_prefix = "model"
 
-    def __init__(
-        self,
-        model: AudioLanguageModelWrapper,
-        training: LMTraining | None = None,
-        lr: float = 1e-4,
-        use_ema: bool = False,
-        ema_copy: nn.Module | None = None,
-        optimizer_configs: Mapping[str, Any] | None = None,
-        pre_encoded: bool = False,
-    ) -> None:
+    def __init__(self, model: AudioLanguageModelWrapper, training: LMTraining) -> None:
         super().__init__()
-        if training is None:
-            options = {"learning_rate": lr, "use_ema": use_ema, "optimizer_configs": optimizer_configs, "pre_encoded": pre_encoded}
-            training = LMTraining.model_validate(options)
         nn.Module.__setattr__(self, "model", model)  # checkpoints call it so, as does the base class its property
         self.training_config = training
         if training.use_ema:
@@ -160,10 +146,12 @@ class AudioLanguageModelTrainingWrapper(TrainingWrapper):
 @WRAPPERS.register("lm")
 def wrap_lm(model: AudioLanguageModelWrapper, config: LMConfig) -> AudioLanguageModelTrainingWrapper:
     """The training wrapper of a language model."""
+    assert config.training is not None
     return AudioLanguageModelTrainingWrapper(model, config.training)
 
 
 @WRAPPERS.register("musicgen")
 def wrap_musicgen(model: AudioLanguageModelWrapper, config: MusicgenConfig) -> AudioLanguageModelTrainingWrapper:
     """The training wrapper of a pretrained MusicGen."""
+    assert config.training is not None
     return AudioLanguageModelTrainingWrapper(model, config.training)

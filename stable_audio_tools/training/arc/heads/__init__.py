@@ -1,0 +1,1 @@
+"""Heads: from hidden states of a diffusion model to scores."""
