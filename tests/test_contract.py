@@ -22,7 +22,6 @@ PACKAGE = "stable_audio_tools"
 LATER = {  # path, or the beginning of one -> when it comes
     "interface.": "the web interface is not there yet",
     "training.optims.": "the optimizers of version 0.0.20 are not there yet",
-    "training.losses.": "losses as modules are not there yet",
     "training.fsdp.": "sharded training is not there yet",
     "training.create_metrics_callback_from_config": "metrics while training are not there yet",
     "training.diffusion.DiffusionCondInpaintTrainingWrapper": "inpainting models are trained by DiffusionCondTrainingWrapper",

@@ -36,6 +36,7 @@ from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
 from stable_audio_tools.models.layers.parameters import count_parameters
 from stable_audio_tools.optional import require
 from stable_audio_tools.registry.schema import without_comments
+from stable_audio_tools.training.autoencoders import AutoencoderTrainingWrapper
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
@@ -370,8 +371,10 @@ def _with_strategy(options: TrainOptions, wrapper: TrainingWrapper) -> TrainOpti
 def _trainer(
     options: TrainOptions, config: ModelConfig, wrapper: TrainingWrapper, folder: Path, *, has_validation: bool
 ) -> tuple[pl.Trainer, CheckpointCallback]:
-    if not wrapper.automatic_optimization and (options.accum_batches != 1 or options.gradient_clip_val):
-        raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on model_type {config.model_type!r} yet; leave them out")
+    is_automatic = wrapper.automatic_optimization
+    if isinstance(wrapper, AutoencoderTrainingWrapper):  # Lightning leaves both to wrappers that step their optimizers themselves
+        wrapper.accum_batches = options.accum_batches
+        wrapper.gradient_clip_val = options.gradient_clip_val or wrapper.gradient_clip_val
     options = _with_strategy(options, wrapper)
     data = read_source(options.model_config).data
     checkpoints = CheckpointCallback(folder / "checkpoints", options.checkpoint_every, keep_last=options.save_top_k, model_config=data)
@@ -389,8 +392,8 @@ def _trainer(
         )
     trainer = pl.Trainer(
         **_machines(options),
-        accumulate_grad_batches=options.accum_batches,
-        gradient_clip_val=options.gradient_clip_val or None,
+        accumulate_grad_batches=options.accum_batches if is_automatic else 1,
+        gradient_clip_val=options.gradient_clip_val or None if is_automatic else None,
         max_steps=options.max_steps,
         max_epochs=10_000_000 if options.max_steps == -1 else -1,
         val_check_interval=options.val_every if options.val_every > 0 and has_validation else None,
