@@ -23,7 +23,6 @@ LATER = {  # path, or the beginning of one -> when it comes
     "interface.": "the web interface is not there yet",
     "training.optims.": "the optimizers of version 0.0.20 are not there yet",
     "training.fsdp.": "sharded training is not there yet",
-    "training.create_metrics_callback_from_config": "metrics while training are not there yet",
     "training.diffusion.DiffusionCondInpaintTrainingWrapper": "inpainting models are trained by DiffusionCondTrainingWrapper",
     "training.diffusion.DiffusionCondDemoCallback": "demos are built by create_demo_callback_from_config",
     "models.lora": "adapters are not there yet",

@@ -41,6 +41,7 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
 from stable_audio_tools.training.log_sinks import LoggerName, hyperparameters, make_loggers, require_package
+from stable_audio_tools.training.metrics import create_metrics_callback_from_config
 
 logger = logging.getLogger(__name__)
 Config = str | Path | Mapping[str, Any] | Source
@@ -382,6 +383,9 @@ def _trainer(
     demo = create_demo_callback_from_config(options.model_config) if options.demos else None
     if demo is not None:
         callbacks.append(demo)
+    metrics = create_metrics_callback_from_config(options.model_config)
+    if metrics is not None:
+        callbacks.append(metrics)
     callbacks.append(checkpoints)
     if options.show_progress:
         callbacks.append(ProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100))

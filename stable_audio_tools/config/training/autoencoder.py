@@ -149,6 +149,17 @@ class AutoencoderMetrics(Strict):
             yield from part_mistakes(LOSSES, METRICS[key], (), config, (key,))
 
 
+class ReconstructionMetrics(Strict):
+    """``metrics``: how near reconstructions come to real files, every so many steps. ``latent`` compares by the model's own latents."""
+
+    ref_audios_path: str
+    ref_audios_ext: str = ".mp3"
+    metrics_every: PositiveInt = 1000
+    max_samples: PositiveInt = 100
+    embedding_types: list[Literal["latent"]] = ["latent"]
+    skip_first: bool = True
+
+
 class AutoencoderDemo(Strict):
     """When to write reconstructions."""
 
@@ -182,6 +193,7 @@ class AutoencoderTraining(Strict):
     latent_mask_ratio: Probability = 0.0
     teacher_model: dict[str, Any] | None = None
     teacher_model_ckpt: str | None = None
+    metrics: ReconstructionMetrics | None = None
     demo: AutoencoderDemo = AutoencoderDemo()
 
     def conflicts(self) -> Iterator[Mistake]:
