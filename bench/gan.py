@@ -3,7 +3,8 @@
     python bench/gan.py SOUNDS --minutes 120 --out runs/gan
 
 ``SOUNDS`` is a folder of short sounds; every tenth file is held out. The distance is a multi-resolution STFT loss, measured at step 500
-and at the end with the averaged weights; the aim is that the end is at least 30 % below. ``OUT/index.html`` has the numbers, players and pictures.
+and at the end with the averaged weights; the aim is that the end is at least 30 % below. ``OUT/index.html`` has the numbers, players and
+pictures.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ def principal_components(points: Tensor, count: int = 3) -> Tensor:
     """Points (N, D) in the directions of their largest variance: (N, count). Directions that do not exist read zero."""
     centred = points.detach().double().cpu()
     centred = centred - centred.mean(dim=0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred)  # rising
-    projected = centred @ vectors.flip(1)[:, : min(count, len(values))]
+    linalg: Any = torch.linalg  # its functions have no annotations
+    vectors: Tensor = linalg.eigh(centred.T @ centred).eigenvectors  # (D, D), the widest direction last
+    projected = centred @ vectors.flip(1)[:, :count]
     return torch.nn.functional.pad(projected, (0, count - projected.shape[1])).float()
 
 
@@ -38,11 +40,11 @@ def point_cloud_image(latents: Tensor, path: str | Path, *, title: str = "", max
     points = principal_components(kept.transpose(1, 2).reshape(-1, width)).view(num_clips, -1, 3)
     figure = Figure(figsize=(5, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(projection="3d")
+    axes: Any = figure.add_subplot(projection="3d")
     for index, clip in enumerate(points):
         x, y, z = clip.T.numpy()
         axes.plot(x, y, z, linewidth=0.4, alpha=0.4, color=f"C{index}")
-        axes.scatter(x, y, z, s=6, color=f"C{index}")  # pyright: ignore[reportArgumentType]
+        axes.scatter(x, y, z, s=6, color=f"C{index}")
     axes.set_title(title, fontsize=9)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

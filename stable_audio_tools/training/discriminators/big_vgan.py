@@ -19,7 +19,7 @@ from stable_audio_tools.families import DISCRIMINATORS
 from stable_audio_tools.models.layers.conv import WNConv2d
 from stable_audio_tools.training.discriminators.base import EnsembleDiscriminator, Judgement, Members
 from stable_audio_tools.training.discriminators.cqt import ConstantQ
-from stable_audio_tools.training.discriminators.dac import PERIODS, PeriodDiscriminator
+from stable_audio_tools.training.discriminators.dac import PeriodDiscriminator
 
 SLOPE = 0.1
 
@@ -79,7 +79,7 @@ class BigVGANDiscriminator(EnsembleDiscriminator):
         self,
         in_channels: PositiveInt = 1,
         *,
-        periods: Sequence[PositiveInt] = PERIODS,
+        periods: Sequence[PositiveInt] = (2, 3, 5, 7, 11),
         hop_lengths: Sequence[PositiveInt] = (512, 256, 256),
         bins_per_octaves: Sequence[PositiveInt] = (24, 36, 48),
         n_octaves: PositiveInt = 9,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
@@ -40,7 +41,7 @@ class HubertLoss(nn.Module):
 
     def __init__(
         self,
-        feature_ids: Sequence[int] | None = None,
+        feature_ids: Sequence[Annotated[int, Field(ge=-1)]] | None = None,
         weight: NonNegativeFloat = 1.0,
         model_name: str = "HUBERT_LARGE",
         resample: bool = False,
