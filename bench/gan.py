@@ -35,7 +35,7 @@ AIM = 0.3
 
 
 def model_config() -> dict[str, Any]:
-    """A mono VAE of 1.6 M parameters with an STFT adversary."""
+    """A mono VAE of half a million parameters with an STFT adversary."""
     sizes: dict[str, Any] = {"channels": 16, "c_mults": [1, 2, 4, 8], "strides": [4, 4, 4, 4], "use_snake": True}
     adam = {"optimizer": {"type": "AdamW", "config": {"lr": 3e-4, "betas": [0.8, 0.99]}}}
     scales = {"fft_sizes": SIZES, "hop_sizes": [size // 4 for size in SIZES], "win_lengths": SIZES}

@@ -260,6 +260,14 @@ def test_gradients_are_clipped_per_player(train_briefly, tiny_autoencoder, optio
         assert 0 < float(distance) <= 1.01 * (option.get("gradient_clip_val") or 1e-2)
 
 
+def test_weights_that_decay_go_on_where_a_checkpoint_was_written(train_briefly, tiny_autoencoder):
+    config = tiny_autoencoder(losses={"time": {"weights": {"l1": 1.0}, "decay": 0.5}})
+    first = train_briefly(config, max_steps=2)
+    resumed = train_briefly(config, max_steps=3, ckpt_path=first.checkpoint)
+    weights = {loss.name: float(loss.weight) for loss in resumed.wrapper.losses_gen.losses}
+    assert weights["l1_time_loss"] == 0.125 and weights["mrstft_loss"] == 1
+
+
 # ---- further losses and metrics -----------------------------------------------------------------------------------------------------
 
 
