@@ -49,7 +49,13 @@ SAMPLERS = Registry(
 DATASETS = Registry("DATASETS", family="dataset type", homes=("data",), given=("sample_size", "sample_rate", "audio_channels", "base_dir"))
 
 LOSSES = Registry("LOSSES", family="loss", homes=("training.losses",), given=("sample_rate",))
-DISCRIMINATORS = Registry("DISCRIMINATORS", family="discriminator", homes=("training.discriminators",), given=("in_channels",))
+DISCRIMINATORS = Registry(
+    "DISCRIMINATORS",
+    family="discriminator",
+    homes=("training.discriminators",),
+    given=("in_channels", "sample_rate"),
+    configurable_given=("in_channels",),
+)
 OPTIMIZERS = Registry("OPTIMIZERS", family="optimizer", homes=("training.optims",), given=("params",))
 ARC_HEADS = Registry("ARC_HEADS", family="ARC head", homes=("training.arc",), given=("in_channels",))
 SCHEDULERS = Registry("SCHEDULERS", family="scheduler", homes=("training.schedulers",), given=("optimizer",))

@@ -21,8 +21,6 @@ from torch import nn
 PACKAGE = "stable_audio_tools"
 LATER = {  # path, or the beginning of one -> when it comes
     "interface.": "the web interface is not there yet",
-    "training.losses.": "losses as modules are not there yet",
-    "training.create_metrics_callback_from_config": "metrics while training are not there yet",
     "models.lora": "adapters are not there yet",
 }
 GONE = {

@@ -2,4 +2,9 @@
 
 from stable_audio_tools.optional import lazy
 
-__getattr__ = lazy(__name__, EncodecDiscriminator="stable_audio_tools.training.discriminators.encodec")
+__getattr__ = lazy(
+    __name__,
+    DACGANLoss="stable_audio_tools.training.discriminators.dac",
+    EncodecDiscriminator="stable_audio_tools.training.discriminators.encodec",
+    OobleckDiscriminator="stable_audio_tools.training.discriminators.oobleck",
+)

@@ -166,7 +166,8 @@ class CheckpointCallback(pl.Callback):
         """Save if it is time to, or if the run is asked to stop."""
         self._hear_from_others(trainer)
         self._is_stopping |= trainer.should_stop or self.stop_signal is not None
-        is_step = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        per_step = max(trainer.accumulate_grad_batches, getattr(pl_module, "accum_batches", 1))  # of Lightning, or of the wrapper itself
+        is_step = trainer.is_last_batch or (batch_idx + 1) % per_step == 0
         trainer.should_stop = self._is_stopping and is_step  # half of a step's gradients would be lost: the step is finished first
         if self.stop_signal is not None:
             trainer.limit_val_batches = 0  # whoever asked may not wait that long

@@ -31,6 +31,7 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import CheckpointCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
 from stable_audio_tools.training.fsdp import WholeAverage
+from stable_audio_tools.training.metrics import create_metrics_callback_from_config
 from stable_audio_tools.training.options import Config, TrainOptions
 from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, describe, disk_line
 from stable_audio_tools.training.recovery import adapt, compare_configs, is_foreign, last_good_checkpoint
@@ -156,7 +157,9 @@ def train(options: TrainOptions) -> TrainResult:
         keep_best=options.save_best, monitor=options.monitor, largest=options.monitor_mode == "max",
     )  # fmt: skip
     demo = create_demo_callback_from_config(options.model_config) if options.demos else None
-    around = [*options.callbacks, *([demo] if demo is not None else []), *([WholeAverage()] if options.strategy == "fsdp" else [])]
+    metrics = create_metrics_callback_from_config(options.model_config)
+    made = [callback for callback in (demo, metrics) if callback is not None]
+    around = [*options.callbacks, *made, *([WholeAverage()] if options.strategy == "fsdp" else [])]
     callbacks = [preflight, *around, checkpoints]
     trainer = make_trainer(options, wrapper, folder, data, callbacks, has_validation=setup.validation is not None, adapted=setup.adapted)
     _write_configs(options, folder)

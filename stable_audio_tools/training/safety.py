@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from stable_audio_tools.errors import TrainingError
@@ -94,10 +95,9 @@ class Guard:
             TrainingError: If training cannot go on.
         """
         is_bad = not bool(torch.isfinite(loss).all())
-        trainer = wrapper._trainer
         is_anywhere = is_bad
-        if trainer is not None and trainer.world_size > 1:
-            is_anywhere = trainer.strategy.reduce_boolean_decision(is_bad, all=False)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            is_anywhere = wrapper.trainer.strategy.reduce_boolean_decision(is_bad, all=False)
         if not is_anywhere:
             self._in_a_row = 0
             return

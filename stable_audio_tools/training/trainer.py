@@ -23,6 +23,7 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO
 from stable_audio_tools.training.log_sinks import hyperparameters, make_loggers, require_package
 from stable_audio_tools.training.options import TrainOptions
+from stable_audio_tools.training.players import AlternatingWrapper
 from stable_audio_tools.training.strategies import make_strategy
 
 logger = logging.getLogger(__name__)
@@ -145,9 +146,12 @@ def make_trainer(
     Raises:
         ConfigError: If the wrapper cannot do what was asked.
     """
-    if not wrapper.automatic_optimization and (options.accum_batches != 1 or options.gradient_clip_val):
-        kind = type(wrapper).__name__
-        raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on {kind} yet; leave them out")
+    is_automatic = wrapper.automatic_optimization
+    if isinstance(wrapper, AlternatingWrapper):  # Lightning leaves both to wrappers that step their optimizers themselves
+        wrapper.accum_batches = options.accum_batches
+        wrapper.gradient_clip_val = options.gradient_clip_val or wrapper.gradient_clip_val
+    elif not is_automatic and (options.accum_batches != 1 or options.gradient_clip_val):
+        raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on {type(wrapper).__name__}; leave them out")
     loggers = make_loggers(options.logger, folder=folder, project=options.name, run_id=folder.name)
     for sink in loggers:
         sink.log_hyperparams(
@@ -156,8 +160,8 @@ def make_trainer(
     bar = [ProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100)] if options.show_progress else []
     return pl.Trainer(
         **{**machines(options), "strategy": make_strategy(options.strategy, wrapper, bare_trainer(options))},
-        accumulate_grad_batches=options.accum_batches,
-        gradient_clip_val=options.gradient_clip_val or None,
+        accumulate_grad_batches=options.accum_batches if is_automatic else 1,
+        gradient_clip_val=options.gradient_clip_val or None if is_automatic else None,
         max_steps=options.max_steps,
         max_epochs=10_000_000 if options.max_steps == -1 else -1,
         val_check_interval=options.val_every if options.val_every > 0 and has_validation else None,

@@ -161,10 +161,13 @@ def test_a_run_can_be_stopped_again_and_again(run, uninterrupted):
     assert losses == expected
 
 
-@pytest.mark.parametrize(("stop", "batches"), [(1, 2), (2, 2), (3, 4), (5, 5), (6, 7), (8, 9)])
-def test_with_gradient_accumulation_a_step_is_finished_first(run, uninterrupted, stop, batches):
+@pytest.mark.parametrize(
+    ("name", "stop", "batches"),
+    [*(("diffusion", *case) for case in ((1, 2), (2, 2), (3, 4), (5, 5), (6, 7), (8, 9))), ("adversary", 1, 2), ("adversary", 5, 5)],
+)
+def test_with_gradient_accumulation_a_step_is_finished_first(run, uninterrupted, name, stop, batches):
     """Two batches make a step, and the fifth of a pass makes one of its own. Half of a step's gradients cannot be saved."""
-    assert_resumes(run, uninterrupted, "diffusion", stop, batches=batches, accum_batches=2, max_steps=7)
+    assert_resumes(run, uninterrupted, name, stop, batches=batches, accum_batches=2, max_steps=7)
 
 
 def test_time_limits_wait_for_the_end_of_a_step_too(run, uninterrupted):

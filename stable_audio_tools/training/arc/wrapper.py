@@ -27,15 +27,15 @@ from stable_audio_tools.training.arc.warmup import Trajectories, follow
 from stable_audio_tools.training.base import of_every_process, of_this_process, padding_mask_of, unbatch
 from stable_audio_tools.training.diffusion.cond import DiffusionCondTrainingWrapper, Example, Metadata
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
+from stable_audio_tools.training.players import DISCRIMINATOR, GENERATOR, AlternatingWrapper, listed
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
 
-GENERATOR, DISCRIMINATOR = 0, 1
 MIN_TRIMMED_FRAMES = 128
 ROLLED = "prompt"  # the condition that contrastive losses exchange
 Terms = dict[str, Tensor]
 
 
-class ARCTrainingWrapper(DiffusionCondTrainingWrapper):
+class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
     """Post-trains a `ConditionedDiffusionModelWrapper` of a flow.
 
     Each batch makes one optimizer step: of the adversary in every ``disc_update_interval``-th, else of the model, which is called the
@@ -53,7 +53,6 @@ class ARCTrainingWrapper(DiffusionCondTrainingWrapper):
         super().__init__(model, training)
         if training.arc is None:
             raise ConfigError("training.arc: required for adversarial post-training, and missing")
-        self.automatic_optimization = False
         self.arc = arc = training.arc
         self.objective = objective(model.diffusion_objective)
         self.add_timesteps("generator_times", arc.noise_dist.generator)
@@ -139,40 +138,17 @@ class ARCTrainingWrapper(DiffusionCondTrainingWrapper):
         """One optimizer step of the player whose turn it is."""
         interval = self.arc.disc_update_interval
         if self._is_warming_up:
-            loss = self._step(GENERATOR, self.warmup_terms, batch)
+            player, terms_of = GENERATOR, self.warmup_terms
         elif self.global_step % interval == interval - 1:
-            loss = self._step(DISCRIMINATOR, self.discriminator_terms, batch)
+            player, terms_of = DISCRIMINATOR, self.discriminator_terms
         else:
-            loss = self._step(GENERATOR, self.generator_terms, batch)
-        return loss
-
-    def _step(self, player: int, terms_of: Any, batch: Any) -> Tensor:
-        optimizers, schedulers = cast("Any", self.optimizers()), cast("Any", self.lr_schedulers())
-        optimizer = optimizers[player]
+            player, terms_of = GENERATOR, self.generator_terms
         others = self._adversary_parameters() if player == GENERATOR else self.diffusion.parameters()
-        with _frozen(others):  # until after the backward pass, which may compute parts of the forward pass again
-            terms: Terms = terms_of(self._example(batch))
-            loss = torch.stack(list(terms.values())).sum()
-            if player == GENERATOR and self.ema is not None:
-                self.ema.update()
-            optimizer.zero_grad()
-            self.guard.note({f"train/{name}": term for name, term in terms.items()})
-            self.manual_backward(loss)
-        if player == GENERATOR and self.training_config.clip_grad_norm > 0:
-            self._clip(self.diffusion.parameters(), self.training_config.clip_grad_norm)
-        optimizer.step()
-        if schedulers:
-            schedulers[player].step()
-        rate = "train/gen_lr" if player == GENERATOR else "train/disc_lr"
-        logs = {rate: optimizer.param_groups[0]["lr"], **{f"train/{name}": term.detach() for name, term in terms.items()}}
-        self.log_dict(logs | ({"train/loss": loss.detach()} if player == GENERATOR else {}), on_step=True)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        return loss.detach()
+        return self.play(player, batch_idx, lambda: (terms_of(self._example(batch)), {}), _frozen(others))
 
-    def _clip(self, parameters: Iterable[nn.Parameter], limit: float) -> None:
-        """Clip gradients, which in 16-bit training are still multiplied by the loss scale."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        nn.utils.clip_grad_norm_(parameters, limit * (scaler.get_scale() if scaler is not None else 1.0))
+    def clipped(self, optimizer: torch.optim.Optimizer) -> float:
+        is_generators = listed(self.optimizers())[GENERATOR].optimizer is optimizer
+        return self.gradient_clip_val or (self.training_config.clip_grad_norm if is_generators else 0.0)
 
     def _example(self, batch: Any) -> Example:
         reals, metadata = unbatch(batch)

@@ -2,79 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stable_audio_tools.checkpoint import load_model_weights
 from stable_audio_tools.config.model import AutoencoderConfig
-from stable_audio_tools.config.training.autoencoder import AutoencoderLosses, AutoencoderTraining
+from stable_audio_tools.config.training.autoencoder import METRICS, AutoencoderLosses, AutoencoderTraining
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DISCRIMINATORS, LOSSES, WRAPPERS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
-from stable_audio_tools.training.base import TrainingWrapper, unbatch
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.training.autoencoders.terms import DEFAULT_LOSSES, generator_losses
+from stable_audio_tools.training.base import unbatch
 from stable_audio_tools.training.discriminators.base import Discriminator
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.losses.bottleneck import bottleneck_losses
-from stable_audio_tools.training.losses.stft import MultiResolutionSTFTLoss, SumAndDifferenceSTFTLoss
+from stable_audio_tools.training.losses.modules import MultiLoss, ValueLoss
+from stable_audio_tools.training.losses.stft import SumAndDifferenceSTFTLoss
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
+from stable_audio_tools.training.players import DISCRIMINATOR, GENERATOR, AlternatingWrapper
 from stable_audio_tools.training.randomness import isolated_randomness
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
 
-SCALES = (2048, 1024, 512, 256, 128, 64, 32)
-DEFAULT_LOSSES: dict[str, Any] = {
-    "discriminator": {
-        "type": "encodec",
-        "config": {"filters": 32, "n_ffts": list(SCALES), "hop_lengths": [n // 4 for n in SCALES], "win_lengths": list(SCALES)},
-        "weights": {"adversarial": 0.1, "feature_matching": 5.0},
-    },
-    "spectral": {
-        "config": {
-            "fft_sizes": list(SCALES), "hop_sizes": [n // 4 for n in SCALES], "win_lengths": list(SCALES), "perceptual_weighting": True,
-        },
-        "weights": {"mrstft": 1.0},
-    },
-    "time": {"weights": {"l1": 0.0}},
-}  # fmt: skip
 
-
-class AutoencoderTrainingWrapper(TrainingWrapper):
+class AutoencoderTrainingWrapper(AlternatingWrapper):
     """Trains an `AudioAutoencoder`.
 
-    Each batch makes one optimizer step. With a discriminator, odd steps train it and even steps train the autoencoder; before
-    ``warmup_steps`` the autoencoder is trained without it.
+    Each batch, or each ``accum_batches`` of them, makes one optimizer step. With a discriminator, odd steps train it and even steps train
+    the autoencoder; before ``warmup_steps`` the autoencoder is trained without it.
 
     Args:
         autoencoder: The model.
-        training: The ``training`` section of its config.
+        training: The ``training`` section of its config; None is what the following arguments say.
+        loss_config: ``loss_configs``.
+        eval_loss_config: ``eval_loss_configs``.
+        optimizer_configs: As in the config; None is AdamW at ``lr``.
+        lr: Learning rate.
+        use_ema: Keep a moving average of the weights.
+        ema_copy: No effect: the average starts as a copy of the model. Accepted since published scripts pass it.
+        sample_rate: No effect: the model knows its own. Accepted since published scripts pass it.
+        warmup_steps: Steps before the adversary counts.
+        warmup_mode: ``adv``: its terms wait; ``full``: it is not trained until then either.
+        encoder_freeze_on_warmup: Train only the decoder after that.
+        clip_grad_norm: Largest norm of a player's gradient; 0 does not clip.
+        force_input_mono: Encode the mean of the channels.
+        latent_mask_ratio: Share of the latents' values that are hidden from the decoder.
+        teacher_model: A trained autoencoder with the same latents, to be imitated.
     """
 
     model_prefix = "autoencoder"
 
-    def __init__(self, autoencoder: AudioAutoencoder, training: AutoencoderTraining) -> None:
+    def __init__(
+        self,
+        autoencoder: AudioAutoencoder,
+        training: AutoencoderTraining | None = None,
+        *,
+        loss_config: Mapping[str, Any] | None = None,
+        eval_loss_config: Mapping[str, Any] | None = None,
+        optimizer_configs: Mapping[str, Any] | None = None,
+        lr: float = 1e-4,
+        use_ema: bool = False,
+        ema_copy: nn.Module | None = None,
+        sample_rate: int | None = None,
+        warmup_steps: int = 0,
+        warmup_mode: str = "adv",
+        encoder_freeze_on_warmup: bool = False,
+        clip_grad_norm: float = 0.0,
+        force_input_mono: bool = False,
+        latent_mask_ratio: float = 0.0,
+        teacher_model: AudioAutoencoder | None = None,
+    ) -> None:
         super().__init__()
-        self.automatic_optimization = False
         self.autoencoder = autoencoder
-        self.training_config = training
-        self.losses = training.loss_configs or AutoencoderLosses.model_validate(DEFAULT_LOSSES)
-        if training.use_ema:
+        self.training_config = training or AutoencoderTraining.model_validate({
+            "learning_rate": lr, "use_ema": use_ema, "loss_configs": loss_config, "eval_loss_configs": eval_loss_config,
+            "optimizer_configs": optimizer_configs, "warmup_steps": warmup_steps, "warmup_mode": warmup_mode,
+            "encoder_freeze_on_warmup": encoder_freeze_on_warmup, "clip_grad_norm": clip_grad_norm,
+            "force_input_mono": force_input_mono, "latent_mask_ratio": latent_mask_ratio,
+        })  # fmt: skip
+        config = self.training_config
+        self.losses = config.loss_configs or AutoencoderLosses.model_validate(DEFAULT_LOSSES)
+        self.gradient_clip_val = config.clip_grad_norm
+        if config.use_ema:
             self.ema_prefix = "autoencoder_ema"
             self.autoencoder_ema = EMA(autoencoder)
-        spectral = self.losses.spectral
+        self.teacher_model = teacher_model.requires_grad_(False).eval() if teacher_model is not None else None
+        given = {"in_channels": autoencoder.out_channels, "sample_rate": autoencoder.sample_rate}
+        spectral = self.losses.spectral.config
+        self.lrstft = LOSSES.build("mrstft", spectral, **given)
         if autoencoder.out_channels == 2:
-            self.sdstft = SumAndDifferenceSTFTLoss(sample_rate=autoencoder.sample_rate, **spectral.config)
-        self.lrstft: MultiResolutionSTFTLoss = LOSSES.build("mrstft", spectral.config, sample_rate=autoencoder.sample_rate)
+            self.sdstft = SumAndDifferenceSTFTLoss(**{"sample_rate": autoencoder.sample_rate, **spectral})
         adversary = self.losses.discriminator
         self.discriminator: Discriminator | None = None
         if adversary is not None:
-            self.discriminator = DISCRIMINATORS.build(adversary.type, adversary.config, in_channels=autoencoder.out_channels)
+            self.discriminator = DISCRIMINATORS.build(adversary.type, adversary.config, **given)
+            self.losses_disc = MultiLoss([ValueLoss("discriminator_loss", "discriminator_loss")])
+        whole = self.sdstft if autoencoder.out_channels == 2 else self.lrstft
+        self.losses_gen = generator_losses(
+            self.losses, autoencoder, whole=whole, each=self.lrstft, has_teacher=self.teacher_model is not None
+        )
+        chosen = config.eval_loss_configs.chosen() if config.eval_loss_configs else {}
+        self.eval_losses = nn.ModuleDict({key: LOSSES.build(METRICS[key], options, **given) for key, options in chosen.items()})
 
     def frozen_modules(self) -> Iterator[nn.Module]:
+        if self.teacher_model is not None:
+            yield self.teacher_model
         if self.autoencoder.pretransform is not None and not self.autoencoder.pretransform.enable_grad:
             yield self.autoencoder.pretransform
-        if self.is_warmed_up and self.training_config.encoder_freeze_on_warmup and self.autoencoder.encoder is not None:
+        if self.is_encoder_frozen and self.autoencoder.encoder is not None:
             yield self.autoencoder.encoder
 
     @property
@@ -85,6 +123,17 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
     def is_warmed_up(self) -> bool:
         """Whether the adversarial terms are on."""
         return self.global_step >= self.training_config.warmup_steps
+
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Whether only the decoder is trained by now."""
+        return self.is_warmed_up and self.training_config.encoder_freeze_on_warmup
+
+    @property
+    def is_discriminator_turn(self) -> bool:
+        """Whether the next step is the discriminator's."""
+        is_there = self.discriminator is not None and (self.is_warmed_up or self.training_config.warmup_mode == "adv")
+        return is_there and self.global_step % 2 == 1
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the autoencoder, one for the discriminator; schedulers as configured."""
@@ -105,96 +154,104 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             raise ConfigError("training.optimizer_configs: give a scheduler to both optimizers or to none")
         return (optimizers, schedulers) if schedulers else optimizers
 
+    # ---- what is compared ------------------------------------------------------------------------------------------------------
+
     def reconstruct(self, reals: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Audio (B, C, T) through the model, trimmed to a common length: (reals, decoded, info)."""
         config = self.training_config
         encoder_input = reals.mean(dim=1, keepdim=True).expand_as(reals) if config.force_input_mono else reals
-        frozen = self.is_warmed_up and config.encoder_freeze_on_warmup
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_encoder_frozen):
             latents, info = self.autoencoder.encode(encoder_input, return_info=True)
         info["latents"] = latents
         if config.latent_mask_ratio > 0:
             latents = torch.where(torch.rand_like(latents) < config.latent_mask_ratio, torch.zeros_like(latents), latents)
         decoded = self.autoencoder.decode(latents)
+        if self.teacher_model is not None:
+            with torch.no_grad():
+                info["teacher_latents"] = self.teacher_model.encode(encoder_input)
+                info["teacher_decoded"] = self.teacher_model.decode(info["teacher_latents"])
+            info["own_latents_teacher_decoded"] = self.teacher_model.decode(latents)
+            info["teacher_latents_own_decoded"] = self.autoencoder.decode(info["teacher_latents"])
         length = min(decoded.shape[-1], reals.shape[-1])
+        info |= {key: value[..., :length] for key, value in info.items() if key.endswith("_decoded")}
         return reals[..., :length], decoded[..., :length], info
 
     def reconstruction_losses(self, reals: Tensor, decoded: Tensor, info: dict[str, Any]) -> dict[str, Tensor]:
-        """Weighted loss terms that need no adversary, by name."""
-        losses, calls = self.losses, self.global_step + 1
-        spectral = losses.spectral.weights.mrstft * losses.spectral.decay**calls
-        terms: dict[str, Tensor] = {}
-        if decoded.shape[1] == 2:
-            terms["mrstft_loss"] = spectral * self.sdstft(decoded, reals)
-            terms["stft_loss_left"] = spectral / 2 * self.lrstft(decoded[:, :1], reals[:, :1])
-            terms["stft_loss_right"] = spectral / 2 * self.lrstft(decoded[:, 1:], reals[:, 1:])
-        else:
-            terms["mrstft_loss"] = spectral * self.lrstft(decoded, reals)
-        if losses.time is not None:
-            decay = losses.time.decay**calls
-            if losses.time.weights.l1 > 0:
-                terms["l1_time_loss"] = losses.time.weights.l1 * decay * F.l1_loss(decoded.float(), reals.float())
-            if losses.time.weights.l2 > 0:
-                terms["l2_time_loss"] = losses.time.weights.l2 * decay * F.mse_loss(decoded.float(), reals.float())
-        configured = losses.bottleneck.weights.model_dump(exclude_none=True) if losses.bottleneck else {}
-        return terms | bottleneck_losses(self.autoencoder.bottleneck, info, configured)
+        """Weighted loss terms of the autoencoder, by name: all that can be computed from audio and ``info``.
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One optimizer step of the player whose turn it is."""
-        reals, _ = unbatch(batch)
-        optimizers, schedulers = self.optimizers(), cast("Any", self.lr_schedulers())
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        schedulers = [] if schedulers is None else schedulers if isinstance(schedulers, list) else [schedulers]
-        is_discriminator_turn = self.discriminator is not None and self.global_step % 2 == 1
-        player = 1 if is_discriminator_turn else 0
-        terms, logs = self._discriminator_terms(reals) if is_discriminator_turn else self._generator_terms(reals)
-        loss = torch.stack(list(terms.values())).sum()
-        if not is_discriminator_turn and self.ema is not None:
-            self.ema.update()
-        optimizer = optimizers[player]
-        self.guard.note({f"train/{name}": term for name, term in terms.items()})
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        if schedulers:
-            schedulers[player].step()
-        rate = "train/disc_lr" if is_discriminator_turn else "train/gen_lr"
-        logs |= {rate: optimizer.param_groups[0]["lr"], **{f"train/{name}": term.detach() for name, term in terms.items()}}
-        if not is_discriminator_turn:
-            logs["train/loss"] = loss.detach()
-        self.log_dict(logs, prog_bar=False, on_step=True)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        return loss.detach()
+        Args:
+            reals: (B, C, T)
+            decoded: (B, C, T)
+            info: What `reconstruct` reports; ``loss_adv`` and ``feature_matching_distance`` if the adversary is to count.
+        """
+        info = {**info, "reals": reals.float(), "decoded": decoded.float()}
+        if decoded.shape[1] == 2:
+            for key in ("reals", "decoded"):
+                info[f"{key}_left"], info[f"{key}_right"] = info[key].split(1, dim=1)  # (B, 1, T) each
+        return self.losses_gen(info, only_known=True)[1]
 
     def _generator_terms(self, reals: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
         reals, decoded, info = self.reconstruct(reals)
-        terms = self.reconstruction_losses(reals, decoded, info)
-        adversary = self.losses.discriminator
-        if self.discriminator is not None and adversary is not None and self.is_warmed_up:
+        logs = {"train/latent_std": info["latents"].detach().std(), "train/data_std": reals.std()}
+        if self.discriminator is not None and self.is_warmed_up:
             self.discriminator.requires_grad_(False)  # its gradients would be computed and thrown away
-            adversarial, matching = self.discriminator.generator_losses(reals, decoded)
+            info["loss_adv"], info["feature_matching_distance"] = self.discriminator.generator_losses(reals, decoded)
             self.discriminator.requires_grad_(True)
-            terms["loss_adv"] = adversary.weights.adversarial * adversarial
-            terms["feature_matching_loss"] = adversary.weights.feature_matching * matching
-        return terms, {"train/latent_std": info["latents"].detach().std(), "train/data_std": reals.std()}
+        return self.reconstruction_losses(reals, decoded, info), logs
 
     def _discriminator_terms(self, reals: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.discriminator is not None
         with torch.no_grad():
             reals, decoded, _ = self.reconstruct(reals)
-        return {"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)}, {}
+        return self.losses_disc({"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)})[1], {}
+
+    # ---- steps -----------------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """A batch for the player whose turn it is, and its optimizer's step if it is the last of ``accum_batches``."""
+        reals, _ = unbatch(batch)
+        encoder = self.autoencoder.encoder
+        if self.is_encoder_frozen and encoder is not None and encoder.training:
+            encoder.eval()  # from this step on
+        player = DISCRIMINATOR if self.is_discriminator_turn else GENERATOR
+        terms_of = self._discriminator_terms if player == DISCRIMINATOR else self._generator_terms
+        return self.play(player, batch_idx, partial(terms_of, reals))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the reconstruction losses, with random numbers fixed per batch, so that they move only when the model does."""
+        """Log losses and metrics of reconstruction, with random numbers fixed per batch, so that they move only when the model does."""
         reals, _ = unbatch(batch)
         with isolated_randomness(batch_idx):
             reals, decoded, info = self.reconstruct(reals)
-        terms = self.reconstruction_losses(reals, decoded, info)
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, on_epoch=True, sync_dist=True, batch_size=reals.shape[0])
+        values = self.reconstruction_losses(reals, decoded, info)
+        for key, metric in self.eval_losses.items():
+            measured = metric(decoded, reals)
+            values[key] = -measured if key == "sisdr" else measured  # a ratio, of which more is better
+        logs = {f"val/{name}": value for name, value in values.items() if not torch.isnan(value)}
+        self.log_dict(logs, on_epoch=True, sync_dist=True, batch_size=reals.shape[0])
 
 
 @WRAPPERS.register("autoencoder")
 def wrap_autoencoder(model: AudioAutoencoder, config: AutoencoderConfig) -> AutoencoderTrainingWrapper:
     """The training wrapper of an autoencoder."""
     assert config.training is not None
-    return AutoencoderTrainingWrapper(model, config.training)
+    return AutoencoderTrainingWrapper(model, config.training, teacher_model=load_teacher(model, config.training))
+
+
+def load_teacher(model: AudioAutoencoder, training: AutoencoderTraining) -> AudioAutoencoder | None:
+    """The trained model that another one is to imitate; None without ``teacher_model``.
+
+    Raises:
+        ConfigError: If it is no autoencoder, or its latents are others.
+        CheckpointError: If its weights do not fit.
+    """
+    if training.teacher_model is None or training.teacher_model_ckpt is None:
+        return None
+    teacher = create_model_from_config(training.teacher_model)
+    if not isinstance(teacher, AudioAutoencoder):
+        raise ConfigError(f"training.teacher_model: must be a model of type 'autoencoder', got {training.teacher_model['model_type']!r}")
+    for key in ("latent_dim", "downsampling_ratio", "in_channels", "out_channels", "sample_rate"):
+        theirs, ours = getattr(teacher, key), getattr(model, key)
+        if theirs != ours:
+            raise ConfigError(f"training.teacher_model: its {key} is {theirs}, but the model's is {ours}; they must be equal")
+    load_model_weights(teacher, training.teacher_model_ckpt)
+    return teacher

@@ -1,11 +1,13 @@
-"""Demos of autoencoders: clips from the current batch beside their reconstructions."""
+"""Demos of autoencoders: the same clips each time, beside their reconstructions, and where their latents lie."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from einops import rearrange
+from torch import Tensor
 
+from stable_audio_tools.audio.point_cloud import point_cloud_image
 from stable_audio_tools.config.model import AutoencoderConfig
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
@@ -14,7 +16,9 @@ from stable_audio_tools.training.demos.base import DemoCallback
 
 
 class AutoencoderDemoCallback(DemoCallback):
-    """Writes ``recon``: original and reconstruction in turn.
+    """Writes ``recon``: original and reconstruction in turn, and ``latents``: a cloud of points. Logs statistics of the latents.
+
+    The clips are those of the first batch that it sees.
 
     Args:
         demo_every: Optimizer steps between demos.
@@ -26,16 +30,43 @@ class AutoencoderDemoCallback(DemoCallback):
         super().__init__(demo_every)
         self.max_clips = max_clips
         self.decoding = decoding
+        self.clips: Tensor | None = None
 
     def demo(self, wrapper: TrainingWrapper, batch: Any, step: int) -> None:
-        reals, _ = unbatch(batch)
-        reals = reals[: self.max_clips].to(wrapper.device)
+        if self.clips is None:
+            self.clips = unbatch(batch)[0][: self.max_clips].detach().cpu()
+        reals = self.clips.to(wrapper.device)
         with wrapper.averaged() as model:
             assert isinstance(model, AudioAutoencoder)
-            decoded = model.decode(model.encode(reals), **self.decoding).to(reals)
+            latents = model.encode(reals)  # (B, D, L)
+            decoded = model.decode(latents, **self.decoding).to(reals)
         length = min(reals.shape[-1], decoded.shape[-1])
         pairs = rearrange([reals[..., :length], decoded[..., :length]], "p b c t -> c (b p t)")
         self.emit("recon", pairs, model.sample_rate, step)
+        cloud = point_cloud_image(latents, self._folder / f"latents_{step:08d}.png", title=f"latents, step {step}")
+        self.sink.log_image("latents_3d", cloud, step)
+        for sink in self.sink.loggers:
+            sink.log_metrics(statistics(latents), step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The clips, so that a resumed run shows the same ones."""
+        return {"clips": self.clips}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.clips = state_dict["clips"]
+
+
+def statistics(latents: Tensor) -> dict[str, float]:
+    """What latents (B, D, L) look like: overall spread, and the smallest and largest spread of a channel, 0 being one that says nothing."""
+    latents = latents.detach().float()
+    channels = latents.transpose(0, 1).flatten(1).std(dim=1)  # (D,)
+    return {
+        "demo/latent_mean": float(latents.mean()),
+        "demo/latent_std": float(latents.std()),
+        "demo/latent_channel_std_min": float(channels.min()),
+        "demo/latent_channel_std_max": float(channels.max()),
+    }
 
 
 @DEMOS.register("autoencoder")

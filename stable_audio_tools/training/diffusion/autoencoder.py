@@ -11,7 +11,7 @@ from stable_audio_tools.config.model import DiffusionAutoencoderConfig
 from stable_audio_tools.config.training.diffusion import DiffusionAutoencoderTraining
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.autoencoders.diffusion_autoencoder import DiffusionAutoencoder
-from stable_audio_tools.training.autoencoders.wrapper import DEFAULT_LOSSES
+from stable_audio_tools.training.autoencoders.terms import DEFAULT_LOSSES
 from stable_audio_tools.training.base import TrainingWrapper, unbatch
 from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, denoising_loss

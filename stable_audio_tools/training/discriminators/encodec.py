@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DISCRIMINATORS
 from stable_audio_tools.models.layers.conv import WNConv2d
-from stable_audio_tools.training.discriminators.base import Discriminator, hinge_discriminator_loss
+from stable_audio_tools.training.discriminators.base import EnsembleDiscriminator, Judgement, Members
 
 
 class _NormConv2d(nn.Module):
@@ -84,7 +85,7 @@ class DiscriminatorSTFT(nn.Module):
         self.convs.append(_NormConv2d(previous, width, (3, 3)))
         self.conv_post = _NormConv2d(width, out_channels, (3, 3))
 
-    def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, audio: Tensor) -> Judgement:
         """(B, C, T) -> score (B, 1, frames, frequencies) and the features of every layer."""
         z = self.spec_transform(audio)
         if self.spec_scale_pow:
@@ -94,25 +95,12 @@ class DiscriminatorSTFT(nn.Module):
         for conv in self.convs:
             z = F.leaky_relu(conv(z), 0.2)
             features.append(z)
-        return self.conv_post(z), features
-
-
-class MultiScaleSTFTDiscriminator(nn.Module):
-    """One `DiscriminatorSTFT` per resolution."""
-
-    def __init__(self, discriminators: Sequence[DiscriminatorSTFT]) -> None:
-        super().__init__()
-        self.discriminators = nn.ModuleList(discriminators)
-
-    def forward(self, audio: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """(B, C, T) -> scores and features of each resolution."""
-        results = [discriminator(audio) for discriminator in self.discriminators]
-        return [score for score, _ in results], [features for _, features in results]
+        return Judgement(self.conv_post(z), features)
 
 
 @DISCRIMINATORS.register("encodec", rules=(("lengths", "n_ffts", "hop_lengths", "win_lengths"), ("at_most", "win_lengths", "n_ffts")))
-class EncodecDiscriminator(Discriminator):
-    """Several STFT resolutions, hinge loss, feature matching; everything averaged over resolutions.
+class EncodecDiscriminator(EnsembleDiscriminator):
+    """Convolutions over complex spectrograms of several resolutions; everything averaged over resolutions.
 
     Args:
         filters: Channels of the first layers.
@@ -121,6 +109,7 @@ class EncodecDiscriminator(Discriminator):
         hop_lengths: Samples between frames, of each.
         win_lengths: Window length of each, in samples.
         normalize_losses: Divide each feature distance by the mean magnitude of the real feature.
+        loss_type: The game: ``hinge``, or ``rpgan``, in which every fake is compared with its real.
         out_channels: Channels of the score.
         filters_scale: Growth of the channels per layer.
         max_filters: Most channels.
@@ -136,19 +125,19 @@ class EncodecDiscriminator(Discriminator):
         hop_lengths: Sequence[PositiveInt] = (256, 512, 128),
         win_lengths: Sequence[PositiveInt] = (1024, 2048, 512),
         normalize_losses: bool = False,
+        loss_type: Literal["hinge", "rpgan"] = "hinge",
         out_channels: PositiveInt = 1,
         filters_scale: PositiveInt = 1,
         max_filters: PositiveInt = 1024,
         spec_scale_pow: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_type, normalize_losses=normalize_losses)
         if not len(n_ffts) == len(hop_lengths) == len(win_lengths) > 0:
             raise ConfigError(
                 f"discriminator 'encodec': n_ffts, hop_lengths and win_lengths must have the same length, got {len(n_ffts)}, "
                 f"{len(hop_lengths)} and {len(win_lengths)}"
             )
-        self.normalize_losses = normalize_losses
-        self.discriminators = MultiScaleSTFTDiscriminator([
+        self.discriminators = Members([
             DiscriminatorSTFT(
                 filters, in_channels, out_channels, fft, hop, win,
                 filters_scale=filters_scale, max_filters=max_filters, spec_scale_pow=spec_scale_pow,
@@ -156,23 +145,5 @@ class EncodecDiscriminator(Discriminator):
             for fft, hop, win in zip(n_ffts, hop_lengths, win_lengths, strict=True)
         ])  # fmt: skip
 
-    def discriminator_loss(self, reals: Tensor, fakes: Tensor) -> Tensor:
-        scores_real, _ = self.discriminators(reals)
-        scores_fake, _ = self.discriminators(fakes.detach())
-        losses = [hinge_discriminator_loss(real, fake) for real, fake in zip(scores_real, scores_fake, strict=True)]
-        return torch.stack(losses).mean()
-
-    def generator_losses(self, reals: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            _, features_real = self.discriminators(reals)
-        scores_fake, features_fake = self.discriminators(fakes)
-        adversarial = torch.stack([-score.mean() for score in scores_fake]).mean()
-        matching = [
-            torch.stack([self._feature_distance(real, fake) for real, fake in zip(reals_, fakes_, strict=True)]).mean()
-            for reals_, fakes_ in zip(features_real, features_fake, strict=True)
-        ]
-        return adversarial, torch.stack(matching).mean()
-
-    def _feature_distance(self, real: Tensor, fake: Tensor) -> Tensor:
-        distance = (real - fake).abs().mean()
-        return distance / (real.abs().mean() + 1e-3) if self.normalize_losses else distance
+    def judge(self, audio: Tensor) -> list[Judgement]:
+        return self.discriminators(audio)

@@ -211,7 +211,7 @@ def test_warm_up_teaches_the_jump_to_the_end_of_the_teachers_paths(wrap, latents
     example = wrapper.example_of(METADATA, latents)
     optimizer = torch.optim.Adam(wrapper.diffusion.parameters(), 6e-3)
     losses = []
-    for _ in range(15):
+    for _ in range(30):
         torch.manual_seed(1)
         terms = wrapper.warmup_terms(example)
         optimizer.zero_grad()

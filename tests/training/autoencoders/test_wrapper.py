@@ -6,9 +6,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from stable_audio_tools.checkpoint import save_model_weights
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
+from stable_audio_tools.training.autoencoders import AutoencoderTrainingWrapper
+from stable_audio_tools.training.losses import MelSpectrogramLoss
 
 ADAM = {"optimizer": {"type": "Adam", "config": {"lr": 1e-3}}}
 
@@ -157,7 +160,7 @@ def test_averaged_lends_the_average_in_eval_mode(wrap, use_ema):
 
 def test_state_dict_layout_is_the_published_one(wrap):
     tops = {key.split(".")[0] for key in wrap(adversary=True).state_dict()}
-    assert tops == {"autoencoder", "autoencoder_ema", "discriminator"}
+    assert tops == {"autoencoder", "autoencoder_ema", "discriminator", "losses_gen", "losses_disc"}
     assert not any(key.startswith("autoencoder_ema") for key in wrap(use_ema=False).state_dict())
 
 
@@ -181,7 +184,201 @@ def test_each_schedule_advances_on_its_own_turns(train_briefly, tiny_autoencoder
     assert rates == pytest.approx([5e-4, 5e-4, 2.5e-4, 2.5e-4, 1.25e-4, 1.25e-4])
 
 
-@pytest.mark.parametrize("option", [{"accum_batches": 2}, {"gradient_clip_val": 1.0}])
-def test_flags_without_effect_are_refused(train_briefly, tiny_autoencoder, option):
-    with pytest.raises(ConfigError, match=r"have no effect on model_type 'autoencoder' yet; leave them out$"):
-        train_briefly(tiny_autoencoder(), **option)
+# ---- warm-up, freezing, gradients ---------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_can_hold_the_discriminator_back_too(train_briefly, tiny_autoencoder):
+    watch = watched(train_briefly, tiny_autoencoder(adversary=True, warmup_steps=3, warmup_mode="full"), max_steps=6)
+    players = ["generator" if "train/loss" in log else "discriminator" for log in watch.logs]
+    assert players == ["generator"] * 3 + ["discriminator", "generator", "discriminator"]
+    assert "train/loss_adv" not in watch.logs[2] and "train/loss_adv" in watch.logs[4]
+
+
+def test_a_frozen_encoder_is_in_eval_mode_and_out_of_the_optimizers_step(train_briefly, tiny_autoencoder):
+    """Weight decay and momentum would move it if the optimizer were told of it."""
+    decaying = {"autoencoder": {"optimizer": {"type": "AdamW", "config": {"lr": 1e-2, "weight_decay": 0.5}}}}
+    config = tiny_autoencoder(warmup_steps=2, encoder_freeze_on_warmup=True, optimizer_configs=decaying)
+    watch = watched(train_briefly, config, max_steps=4)
+    encoder = [key for key in watch.states[2] if key.startswith("autoencoder.encoder.")]
+    assert all(torch.equal(watch.states[2][key], watch.states[4][key]) for key in encoder)
+    assert not all(torch.equal(watch.states[1][key], watch.states[2][key]) for key in encoder)
+    wrapper = train_briefly(config, max_steps=4).wrapper
+    assert not wrapper.autoencoder.encoder.training and wrapper.autoencoder.decoder.training
+
+
+def test_the_discriminators_step_builds_no_graph_of_the_autoencoder(wrap, monkeypatch):
+    wrapper = wrap(adversary=True)
+    grads = []
+    decode = wrapper.autoencoder.decode
+    monkeypatch.setattr(wrapper.autoencoder, "decode", lambda latents: grads.append(torch.is_grad_enabled()) or decode(latents))
+    terms, _ = wrapper._discriminator_terms(torch.randn(1, 1, 256))
+    sum(terms.values()).backward()
+    assert grads == [False]
+    assert all(parameter.grad is None for parameter in wrapper.autoencoder.parameters())
+    assert all(parameter.grad is not None for parameter in wrapper.discriminator.parameters())
+    wrapper.discriminator.zero_grad()
+    terms, _ = wrapper._generator_terms(torch.randn(1, 1, 256))
+    sum(terms.values()).backward()
+    assert all(parameter.grad is None for parameter in wrapper.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in wrapper.discriminator.parameters())
+    assert all(parameter.grad is not None for parameter in wrapper.autoencoder.decoder.parameters())
+
+
+@pytest.mark.parametrize("adversary", [False, True])
+def test_accumulated_batches_make_one_step_of_their_mean_gradient(train_briefly, tiny_autoencoder, adversary):
+    """Without randomness (a deterministic bottleneck, whole files), twice two items move the weights as four items do."""
+    config = tiny_autoencoder(adversary=adversary, learning_rate=1e-2)
+    config["model"]["bottleneck"] = {"type": "tanh"}
+    config["model"]["encoder"]["config"]["latent_dim"] = 4
+    config["sample_size"] = 4000 // 16 * 16
+    sgd = {"optimizer": {"type": "SGD", "config": {"lr": 1e-2}}}
+    config["training"]["optimizer_configs"] = {"autoencoder": sgd} | ({"discriminator": sgd} if adversary else {})
+    big = train_briefly(config, batch_size=4, max_steps=2)
+    small = train_briefly(config, batch_size=2, accum_batches=2, max_steps=2)
+    assert small.step == big.step == 2
+    for (name, ours), theirs in zip(small.wrapper.model.named_parameters(), big.wrapper.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_window_at_the_end_of_a_pass_is_a_step_too(train_briefly, tiny_autoencoder):
+    """Five batches per pass, two per step."""
+    watch = watched(train_briefly, tiny_autoencoder(adversary=True), accum_batches=2, max_steps=4)
+    moved = [watch.moved(batch) for batch in range(6)]
+    generator, discriminator, nothing = {"autoencoder", "autoencoder_ema"}, {"discriminator"}, set()
+    assert moved == [nothing, generator, nothing, discriminator, generator, nothing]
+    assert len(watch.logs) == 4, "one row per step"
+
+
+@pytest.mark.parametrize("option", [{"gradient_clip_val": 1e-3}, {}])
+def test_gradients_are_clipped_per_player(train_briefly, tiny_autoencoder, option):
+    sgd = {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}
+    config = tiny_autoencoder(adversary=True, clip_grad_norm=1e-2, optimizer_configs={"autoencoder": sgd, "discriminator": sgd})
+    states = watched(train_briefly, config, max_steps=2, **option).states
+    for batch, part in enumerate(("autoencoder", "discriminator")):
+        keys = [key for key in states[0] if key.startswith(f"{part}.")]
+        distance = torch.stack([(states[batch + 1][key] - states[batch][key]).norm() for key in keys]).norm()
+        assert 0 < float(distance) <= 1.01 * (option.get("gradient_clip_val") or 1e-2)
+
+
+def test_weights_that_decay_go_on_where_a_checkpoint_was_written(train_briefly, tiny_autoencoder):
+    config = tiny_autoencoder(losses={"time": {"weights": {"l1": 1.0}, "decay": 0.5}})
+    first = train_briefly(config, max_steps=2)
+    resumed = train_briefly(config, max_steps=3, ckpt_path=first.checkpoint)
+    weights = {loss.name: float(loss.weight) for loss in resumed.wrapper.losses_gen.losses}
+    assert weights["l1_time_loss"] == 0.125 and weights["mrstft_loss"] == 1
+
+
+# ---- further losses and metrics -----------------------------------------------------------------------------------------------------
+
+
+def test_mel_losses_and_their_weights(wrap):
+    mel = {"config": {"n_mels": [8], "window_lengths": [128]}, "weights": {"mrmel": 2.0}}
+    wrapper = wrap(losses={"mrmel": mel})
+    reals, decoded = torch.randn(2, 1, 256), torch.randn(2, 1, 256)
+    expected = MelSpectrogramLoss(8000, [8], [128])(reals, decoded)
+    torch.testing.assert_close(wrapper.reconstruction_losses(reals, decoded, {})["mrmel_loss"], 2 * expected)
+
+
+def test_validation_measures_what_is_asked_for(train_briefly, tiny_autoencoder, noises):
+    metrics = {"stft": {"fft_size": 64, "hop_size": 16, "win_length": 64}, "sisdr": {}, "mel": {"n_mels": 8, "fft_size": 256}}
+    metrics["mel"] |= {"win_length": 256, "hop_size": 64}
+    result = train_briefly(tiny_autoencoder(eval_loss_configs=metrics), max_steps=5, val_dataset_config=noises)
+    values = {key: float(value) for key, value in result.wrapper.trainer.callback_metrics.items() if key.startswith("val/")}
+    assert {"val/stft", "val/sisdr", "val/mel", "val/mrstft_loss"} <= set(values)
+    assert values["val/stft"] > 0 and values["val/mel"] > 0
+    assert values["val/sisdr"] < 0, "what a model makes after five steps has little to do with the original"
+
+
+def test_all_published_losses_come_in_the_published_order(wrap):
+    further = {
+        "mrmel": {"config": {"n_mels": [8], "window_lengths": [128]}, "weights": {"mrmel": 1.0}},
+        "hubert": {"config": {"feature_ids": [0]}, "weights": {"hubert": 1.0}},
+        "time": {"weights": {"l1": 1.0, "l2": 1.0}},
+    }
+    losses = wrap(channels=2, adversary=True, losses=further).losses_gen.losses
+    assert [loss.name for loss in losses] == [
+        "loss_adv", "feature_matching_loss", "mrstft_loss", "stft_loss_left", "stft_loss_right", "mrmel_loss", "hubert_loss",
+        "l1_time_loss", "l2_time_loss", "kl_loss",
+    ]  # fmt: skip
+
+
+# ---- a teacher ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taught(tiny_autoencoder, tmp_path):
+    """``taught(**changes of the teacher's model)``: the config of a student."""
+
+    def make(**changes):
+        teacher = tiny_autoencoder()
+        teacher["model"] |= changes
+        torch.manual_seed(5)
+        save_model_weights(create_model_from_config(teacher).state_dict(), tmp_path / "teacher.ckpt")
+        return tiny_autoencoder(teacher_model=teacher, teacher_model_ckpt=str(tmp_path / "teacher.ckpt"))
+
+    return make
+
+
+def test_every_loss_of_a_teacher_reaches_the_student(taught):
+    config = taught()
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    parts = {
+        "latent_distill_loss": {"encoder"}, "mrstft_loss": {"encoder", "decoder"}, "mrstft_loss_distill": {"encoder", "decoder"},
+        "mrstft_loss_own_latents_teacher": {"encoder"}, "mrstft_loss_teacher_latents_own": {"decoder"},
+    }  # fmt: skip
+    terms, _ = wrapper._generator_terms(torch.randn(2, 1, 250))
+    assert set(terms) == {*parts, "l1_time_loss", "kl_loss"}
+    for name, expected in parts.items():
+        wrapper.autoencoder.zero_grad()
+        terms[name].backward(retain_graph=True)
+        reached = {
+            key.split(".")[0] for key, p in wrapper.autoencoder.named_parameters() if p.grad is not None and float(p.grad.abs().sum())
+        }
+        assert reached == expected, name
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in wrapper.teacher_model.parameters())
+    assert not wrapper.train().teacher_model.training
+
+
+def test_a_teacher_stays_what_it_is_and_the_student_comes_nearer(train_briefly, taught):
+    config = taught()
+    config["training"] |= {"learning_rate": 5e-3}
+    config["training"]["loss_configs"]["time"]["weights"]["l1"] = 0.0
+    watch = watched(train_briefly, config, max_steps=12, batch_size=10)
+    teacher = [key for key in watch.states[0] if key.startswith("teacher_model.")]
+    assert teacher and all(torch.equal(watch.states[0][key], watch.states[-1][key]) for key in teacher)
+    distances = [log["train/loss"] for log in watch.logs]
+    assert distances[-1] < 0.9 * distances[0]
+
+
+def test_a_teacher_must_have_the_same_latents(taught):
+    config = taught(latent_dim=4)
+    config["training"]["teacher_model"]["sample_rate"] = 16000
+    with pytest.raises(
+        ConfigError, match=r"^training.teacher_model: its sample_rate is 16000, but the model's is 8000; they must be equal$"
+    ):
+        create_training_wrapper_from_config(config, create_model_from_config(config))
+    del config["training"]["teacher_model_ckpt"]
+    with pytest.raises(ConfigError, match=r"training.teacher_model: needs teacher_model_ckpt too"):
+        create_training_wrapper_from_config(config, create_model_from_config(config))
+
+
+# ---- scripts ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_scripts_load_it_from_a_checkpoint_with_keywords(train_briefly, tiny_autoencoder):
+    config = tiny_autoencoder(adversary=True)
+    result = train_briefly(config, max_steps=3)
+    model = create_model_from_config(config)
+    loaded = AutoencoderTrainingWrapper.load_from_checkpoint(
+        result.checkpoint,
+        autoencoder=model,
+        strict=False,
+        loss_config=config["training"]["loss_configs"],
+        use_ema=True,
+        ema_copy=create_model_from_config(config),
+        sample_rate=8000,
+        optimizer_configs={"autoencoder": ADAM, "discriminator": ADAM},
+    )
+    expected, ours = result.wrapper.state_dict(), loaded.state_dict()
+    assert set(expected) == set(ours) and all(torch.equal(expected[key], ours[key].cpu()) for key in expected)
+    assert loaded.autoencoder is model

@@ -7,6 +7,7 @@ import torch
 from stable_audio_tools.audio import load, probe
 from stable_audio_tools.audio.tags import read_metadata
 from stable_audio_tools.checkpoint import weights_hash
+from stable_audio_tools.training.demos.autoencoder import statistics
 from stable_audio_tools.training.demos.base import DemoCallback
 
 
@@ -27,11 +28,32 @@ def demos_of(config, **demo):
 
 def test_autoencoder_demos_are_originals_beside_reconstructions(train_briefly, tiny_autoencoder):
     result = train_briefly(demos_of(tiny_autoencoder(), demo_every=2), max_steps=4, demos=True)
-    assert names_in(result.folder) == sorted(f"recon_{step:08d}.{suffix}" for step in (0, 2, 4) for suffix in ("wav", "png"))
-    clip = load(result.folder / "demos" / "recon_00000004.wav")
-    assert (clip.sample_rate, tuple(clip.samples.shape)) == (8000, (1, 2 * 2 * 1024))
-    original, decoded = clip.samples[:, :1024], clip.samples[:, 1024:2048]
-    assert 0.1 < float(original.std()) < 0.3 and not torch.allclose(original, decoded, atol=0.05)
+    kinds = ("recon_{:08d}.wav", "recon_{:08d}.png", "latents_{:08d}.png")
+    assert names_in(result.folder) == sorted(kind.format(step) for step in (0, 2, 4) for kind in kinds)
+    clips = [load(result.folder / "demos" / f"recon_{step:08d}.wav") for step in (0, 2, 4)]
+    assert {(clip.sample_rate, tuple(clip.samples.shape)) for clip in clips} == {(8000, (1, 2 * 2 * 1024))}
+    originals, decoded = ([clip.samples[:, start : start + 1024] for clip in clips] for start in (0, 1024))
+    assert torch.equal(originals[0], originals[1]) and torch.equal(originals[0], originals[2]), "the same clip each time"
+    assert 0.1 < float(originals[0].std()) < 0.3 and not torch.allclose(originals[0], decoded[0], atol=0.05)
+    assert not torch.equal(decoded[0], decoded[2])
+    cloud = picture_of(result.folder / "demos" / "latents_00000004.png")
+    assert float(np.std(cloud[..., :3])) > 0.02, "an empty picture"
+
+
+def test_statistics_of_latents_find_a_channel_that_says_nothing():
+    latents = torch.randn(2, 3, 500, generator=torch.Generator().manual_seed(0))
+    latents[:, 1] = 0.5
+    found = statistics(latents)
+    assert found["demo/latent_channel_std_min"] == 0
+    assert found["demo/latent_channel_std_max"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_resumed_run_shows_the_same_clips(train_briefly, tiny_autoencoder):
+    config = demos_of(tiny_autoencoder(), demo_every=2)
+    first = train_briefly(config, max_steps=2, demos=True)
+    resumed = train_briefly(config, max_steps=4, demos=True, ckpt_path=first.checkpoint)
+    before, after = (load(folder / "demos" / f"recon_{step:08d}.wav").samples for folder, step in ((first.folder, 0), (resumed.folder, 4)))
+    assert torch.equal(before[:, :1024], after[:, :1024])
 
 
 def test_diffusion_demos_are_the_configured_prompts_at_every_scale(train_briefly, tiny_diffusion):

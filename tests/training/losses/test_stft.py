@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.training.losses.stft import MultiResolutionSTFTLoss, STFTLoss, SumAndDifferenceSTFTLoss
+from stable_audio_tools.training.losses.stft import MelSTFTLoss, MultiResolutionSTFTLoss, STFTLoss, SumAndDifferenceSTFTLoss
 
 SMALL = {"fft_sizes": [256, 64], "hop_sizes": [64, 16], "win_lengths": [256, 64]}
 
@@ -114,8 +114,40 @@ def test_taps_are_in_checkpoints_and_windows_are_not():
 
 def test_wrong_arguments():
     with pytest.raises(ConfigError, match="fft_sizes, hop_sizes and win_lengths must have the same length, got 2, 1 and 2"):
-        MultiResolutionSTFTLoss([256, 64], [64], [256, 64])
+        MultiResolutionSTFTLoss(fft_sizes=[256, 64], hop_sizes=[64], win_lengths=[256, 64])
     with pytest.raises(ConfigError, match=r"^STFT loss: perceptual_weighting needs a sample_rate$"):
         MultiResolutionSTFTLoss(**SMALL, perceptual_weighting=True)
     with pytest.raises(ValueError, match="compares stereo signals, got 1 and 2 channels"):
         SumAndDifferenceSTFTLoss(**SMALL)(noise(1, 1, 512), noise(1, 2, 512))
+
+
+def test_a_mel_loss_is_one_of_bands_and_forgives_what_they_blur():
+    mel = STFTLoss(1024, 256, 1024, 8000, "mel", 16)
+    t = torch.arange(8192) / 8000
+    tone, near, far = (torch.sin(2 * torch.pi * frequency * t).view(1, 1, -1) for frequency in (3000.0, 3030.0, 2000.0))
+    plain = STFTLoss(1024, 256, 1024, 8000)
+    assert float(mel(near, tone)) < 0.6 * float(plain(near, tone))
+    assert float(mel(far, tone)) > 3 * float(mel(near, tone))
+    torch.testing.assert_close(MelSTFTLoss(8000, n_mels=16)(far, tone), mel(far, tone))
+
+
+def test_a_chroma_loss_hears_no_difference_between_octaves():
+    loss = STFTLoss(8192, 2048, 8192, 8000, "chroma", w_log_mag=0.0, scale_invariance=True)
+    t = torch.arange(32768) / 8000
+    a3, a4, d_sharp = (torch.sin(2 * torch.pi * frequency * t).view(1, 1, -1) for frequency in (220.0, 440.0, 311.13))
+    assert float(loss(a3, a4)) < 0.3 * float(loss(a3, d_sharp))
+
+
+def test_scale_invariance_forgives_a_gain():
+    loss = STFTLoss(256, 64, 256, scale_invariance=True)
+    audio = noise(1, 1, 2048)
+    assert float(loss(audio, 3 * audio)) == pytest.approx(0, abs=1e-3)
+
+
+def test_scales_need_to_know_the_frequencies():
+    with pytest.raises(ConfigError, match=r"^STFT loss: scale 'mel' needs a sample_rate$"):
+        STFTLoss(scale="mel", n_bins=8)
+    with pytest.raises(ConfigError, match=r"^STFT loss: scale 'mel' needs n_bins, the number of bands$"):
+        STFTLoss(sample_rate=8000, scale="mel")
+    with pytest.raises(ConfigError, match=r"n_bins has 1 items, but there are 2 resolutions$"):
+        MultiResolutionSTFTLoss(**SMALL, sample_rate=8000, scale="mel", n_bins=[8])
