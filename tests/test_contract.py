@@ -27,7 +27,6 @@ LATER = {  # path, or the beginning of one -> when it comes
     "training.create_metrics_callback_from_config": "metrics while training are not there yet",
     "training.diffusion.DiffusionCondInpaintTrainingWrapper": "inpainting models are trained by DiffusionCondTrainingWrapper",
     "training.diffusion.DiffusionCondDemoCallback": "demos are built by create_demo_callback_from_config",
-    "models.lora": "adapters are not there yet",
     "inference.sampling.sample_diffusion": "the entry point of version 0.0.20 is not there yet",
 }
 GONE = {

@@ -87,7 +87,7 @@ def test_show_types_defaults_and_meanings(sat: Any) -> None:
     out = sat("show", "backbone", "dit").out
     assert "  global_cond_type: Literal['prepend', 'adaLN'] = \"prepend\"\n      Put the global condition before the sequence" in out
     out = sat("show", "training wrapper", "diffusion_cond").out
-    assert "\ntraining:\n  learning_rate: float | None\n" in out
+    assert "\ntraining:\n" in out and "\n  learning_rate: float | None\n" in out
     assert "      demo_every: int = 2000\n" in out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.training.adapters import WithAdapter
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.registry import Mistake
@@ -61,7 +62,7 @@ class Inpainting(Strict):
     mask_kwargs: InpaintMasks = InpaintMasks()
 
 
-class DiffusionCondTraining(Strict):
+class DiffusionCondTraining(WithAdapter):
     """``training`` of a conditional diffusion model."""
 
     learning_rate: NonNegativeFloat | None = None
@@ -81,6 +82,7 @@ class DiffusionCondTraining(Strict):
     arc: dict[str, Any] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
         if self.arc is not None:  # released models say how they were made
             yield Mistake(("arc",), "warning: adversarial post-training is not available; the model can be used only", "warning")
         elif self.clip_grad_norm:
@@ -118,7 +120,7 @@ class DiffusionDemo(Strict):
     num_demos: PositiveInt = 8
 
 
-class DiffusionUncondTraining(Strict):
+class DiffusionUncondTraining(WithAdapter):
     """``training`` of an unconditional diffusion model."""
 
     learning_rate: NonNegativeFloat
