@@ -89,8 +89,8 @@ class EMA(nn.Module):
         return self._known
 
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Matching floating-point tensors of the average and of the model."""
+        """Matching floating-point tensors of the average and of the model; those that they share need no average."""
         averaged = [*self.ema_model.parameters(), *self.ema_model.buffers()]
         online = [*self._online[0].parameters(), *self._online[0].buffers()]
-        pairs = [(a, o.detach().to(a.device)) for a, o in zip(averaged, online, strict=True) if a.is_floating_point()]
+        pairs = [(a, o.detach().to(a.device)) for a, o in zip(averaged, online, strict=True) if a.is_floating_point() and a is not o]
         return [a for a, _ in pairs], [o for _, o in pairs]

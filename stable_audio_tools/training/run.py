@@ -36,6 +36,7 @@ from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
 from stable_audio_tools.models.layers.parameters import count_parameters
 from stable_audio_tools.optional import require
 from stable_audio_tools.registry.schema import without_comments
+from stable_audio_tools.training.adapters import adapter_source, attach_for_training, trains_adapter
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
@@ -155,6 +156,8 @@ def train(options: TrainOptions) -> TrainResult:
         DataError: If there is no usable data.
     """
     source = read_source(options.model_config, name="model config")
+    parse_model_config(source, strict=True)
+    source = adapter_source(source)
     options = replace(options, model_config=source)  # read once: the file may change while the run is set up
     config = parse_model_config(source, strict=True)
     _refuse_impossible(options)
@@ -172,9 +175,13 @@ def train(options: TrainOptions) -> TrainResult:
         validation = _loader(options, config, options.val_dataset_config, shuffle=False)
     model = create_model_from_config(source.data)
     _load_weights(model, options)
+    adapter = attach_for_training(model, config)
     wrapper = create_training_wrapper_from_config(source, model)
+    if adapter is not None:
+        adapter.share_base(wrapper)
+        options = replace(options, callbacks=[*options.callbacks, adapter.callback()])
     if checkpoint is not None:
-        require_fit(wrapper, checkpoint)
+        require_fit(wrapper, checkpoint) if adapter is None else adapter.require_fit(wrapper, checkpoint)
         _compare_configs(checkpoint, source.data)
         if -1 < options.max_steps <= checkpoint.extra.get("global_step", 0):
             step = checkpoint.extra["global_step"]
@@ -193,6 +200,8 @@ def train(options: TrainOptions) -> TrainResult:
         warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         trainer.fit(wrapper, loader, validation, ckpt_path=str(ckpt_path) if ckpt_path else None)
+    if adapter is not None and trainer.global_step and checkpoints.stop_signal is None:
+        adapter.require_change(trainer.global_step)
     if isinstance(loader.dataset, Summarised):
         logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
     return TrainResult(
@@ -226,7 +235,7 @@ def _refuse_impossible(options: TrainOptions) -> None:
         raise ConfigError(
             f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
         )
-    if options.ckpt_path and options.pretrained_ckpt_path:
+    if options.ckpt_path and options.pretrained_ckpt_path and not trains_adapter(read_source(options.model_config)):
         raise ConfigError("--ckpt-path goes on with a run and its weights, --pretrained-ckpt-path starts a new one: give one of them")
     folder = Path(options.run_folder or options.save_dir or "runs").absolute()
     if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
