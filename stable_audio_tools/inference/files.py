@@ -36,6 +36,7 @@ from stable_audio_tools.inference.generation import (
     generate_diffusion_uncond,
 )
 from stable_audio_tools.inference.lm import generate_lm
+from stable_audio_tools.models.adapters import stack_of
 from stable_audio_tools.models.conditioners.base import as_number
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
@@ -54,6 +55,7 @@ class GenerationRequest:
     Attributes:
         model_config: JSON file.
         ckpt_path: Unwrapped model, or training checkpoint. None only for a pretrained MusicGen.
+        adapters: Adapter files and strengths.
         prompts: Texts. An unconditional model has none.
         negative_prompt: What guidance pushes away from.
         seconds: Length of each clip; None is the model's ``sample_size``.
@@ -81,6 +83,7 @@ class GenerationRequest:
 
     model_config: Path
     ckpt_path: Path | None = None
+    adapters: Sequence[tuple[Path, float]] = ()
     prompts: Sequence[str] = ()
     negative_prompt: str | None = None
     seconds: float | None = None
@@ -163,6 +166,7 @@ def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondCo
         "steps": request.steps, "sampler": sampler, **sigmas,
         "init_audio": str(request.init_audio) if init else None, "init_noise_level": init_noise_level if init else None,
         "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
+        **_adapters_used(request),
     }  # fmt: skip
     generate: Callable[..., Tensor] = generate_diffusion_uncond
     if isinstance(config, DiffusionCondConfig):
@@ -218,7 +222,7 @@ def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenCon
         made_with = {
             "prompt": clip.prompt, "seed": clip.seed, "cfg_scale": request.cfg_scale, **drawing, "conditions": metadata,
             "init_audio": str(request.init_audio) if init else None, "model": identity, "model_config": request.model_config.name,
-            "device": device.type, "precision": request.precision,
+            "device": device.type, "precision": request.precision, **_adapters_used(request),
         }  # fmt: skip
         yield write_clip(clip.path, audio, model.sample_rate, made_with)
 
@@ -262,7 +266,16 @@ def _load_model(request: GenerationRequest, device: torch.device) -> tuple[torch
     if request.ckpt_path is not None:
         load_model_weights(model, request.ckpt_path)
     identity = weights_hash(model.state_dict())
+    for index, (path, strength) in enumerate(request.adapters):
+        stack_of(model).load(path, strength, name=f"{index} {path.stem}")
+    if request.adapters:
+        stack_of(model).merge()  # its strengths do not change any more: the memory of the weights from before is free
     return model.to(device=device, dtype=DTYPES[request.precision]).eval(), identity
+
+
+def _adapters_used(request: GenerationRequest) -> dict[str, Any]:
+    """For the story of a clip; nothing if there are none."""
+    return {"adapters": [f"{path.name}:{strength:g}" for path, strength in request.adapters]} if request.adapters else {}
 
 
 def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -> None:
@@ -327,6 +340,9 @@ def _check_common(request: GenerationRequest) -> None:
     for flag, number in numbers.items():
         if number is not None and not math.isfinite(number):
             raise ConfigError(f"{flag} is a finite number, got {number}")
+    for path, strength in request.adapters:
+        if not math.isfinite(strength):
+            raise ConfigError(f"--lora {path}: its strength is a finite number, got {strength}")
     if request.output.exists() and not request.output.is_dir():
         raise ConfigError(f"--output {request.output}: is a file; name a folder")
 
