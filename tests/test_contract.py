@@ -20,7 +20,6 @@ from torch import nn
 
 PACKAGE = "stable_audio_tools"
 LATER = {  # path, or the beginning of one -> when it comes
-    "interface.": "the web interface is not there yet",
     "training.optims.": "the optimizers of version 0.0.20 are not there yet",
     "training.losses.": "losses as modules are not there yet",
     "training.fsdp.": "sharded training is not there yet",

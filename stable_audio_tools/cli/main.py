@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stable_audio_tools.cli import check, demo, generate, list_parts, lora, schema, show, train, unwrap
+from stable_audio_tools.cli import check, demo, generate, list_parts, lora, schema, show, train, ui, unwrap
 from stable_audio_tools.errors import StableAudioError
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("demo", short_help="Train a small model here and now, and listen to it.")(demo.demo)
 app.command("train", short_help="Train or fine-tune a model.")(train.train)
 app.command("generate", short_help="Make audio files from prompts.")(generate.generate)
+app.command("ui", short_help="Generate in a browser.")(ui.ui)
 app.command("unwrap", short_help="Make a model of a training checkpoint.")(unwrap.unwrap)
 app.add_typer(lora.app, name="lora", short_help="Merge adapters into a model, extract them, or look at one.")
 app.command("check", short_help="Find every mistake in config files.")(check.check)
