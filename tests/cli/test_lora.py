@@ -99,6 +99,8 @@ def test_training(sat: Any, tiny_diffusion: Any, noises: Any, tmp_path: Path) ->
     saved = json.loads((file.parent.parent / "model_config.json").read_text())
     assert saved["training"]["adapter"]["targets"] == ["self_attn", "project_out"]
     assert "lora" not in str(load_ckpt_state_dict(base).keys())
+    checkpoint = next((tmp_path / "runs").rglob("*.ckpt"))
+    assert "holds an adapter in training, not a model" in sat("unwrap", *flags[:2], "--ckpt-path", checkpoint).told
     assert "unknown adapter 'lorra'; did you mean 'lora'?" in sat("train", *flags, "--adapter", "lorra").told
     assert "--adapter-rank has no effect with --adapter none" in sat("train", *flags, "--adapter", "none", "--adapter-rank", 2).told
     assert "training.adapter.config.rank: unknown key" in sat("train", *flags, "--adapter", "oft", "--adapter-rank", 2).told

@@ -13,7 +13,8 @@ import torch
 from stable_audio_tools.checkpoint import load_ckpt_state_dict, read_checkpoint, save_model_weights
 from stable_audio_tools.config.training.adapters import with_adapter
 from stable_audio_tools.errors import CheckpointError, ConfigError
-from stable_audio_tools.models.adapters import read_adapter, stack_of
+from stable_audio_tools.models.adapters import read_adapter, save_adapter, stack_of
+from stable_audio_tools.models.adapters.attach import attach, tensors_of
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training.run import TrainResult
 
@@ -111,6 +112,44 @@ def test_other_kinds_learn(train_briefly: Callable[..., TrainResult], tiny_diffu
     adapter = {"type": kind, "config": config, "targets": ["transformer.layers"]}
     run = train_briefly(tiny_diffusion(adapter=adapter, use_ema=False), max_steps=2, pretrained_ckpt_path=base)
     assert read_adapter(run.folder / "adapters" / "step=2.safetensors").kind == kind
+
+
+def test_files_are_small(dit_config: Callable[..., Any], tmp_path: Path) -> None:
+    """At rank 8, under 3 % of a base of 20 M parameters."""
+    model = create_model_from_config(dit_config(embed_dim=512, depth=6, num_heads=8))
+    size = sum(tensor.numel() for tensor in model.state_dict().values())
+    attached = attach(model, "lora", {"rank": 8})
+    path = save_adapter(tmp_path / "a.safetensors", tensors_of(attached), kind="lora", config={"rank": 8}, base_hash=None)
+    assert size >= 20e6 and path.stat().st_size < 0.03 * 4 * size
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])["__metadata__"]
+    assert (header["rank"], header["alpha"], header["kind"], header["format_version"]) == ("8", "8", "lora", "1")
+    assert json.loads(header["targets"]) == list(attached)
+
+
+def test_language_models(train_briefly: Callable[..., TrainResult]) -> None:
+    run = train_briefly(lm_config(adapter=LORA), max_steps=2)
+    file = read_adapter(run.folder / "adapters" / "step=2.safetensors")
+    assert all(name.startswith("lm.") for name in file.tensors) and file.header["model_type"] == "lm"
+
+
+def lm_config(**training: Any) -> dict[str, Any]:
+    text = {"embed_dim": 16, "depth": 1, "num_heads": 2, "max_length": 24}
+    sizes = {"channels": 4, "c_mults": [1], "strides": [16], "latent_dim": 4}
+    codec = {
+        "encoder": {"type": "oobleck", "config": {"in_channels": 1, **sizes}},
+        "decoder": {"type": "oobleck", "config": {"out_channels": 1, **sizes}},
+        "bottleneck": {"type": "rvq", "config": {"dim": 4, "codebook_size": 8, "num_quantizers": 2}},
+        "latent_dim": 4, "downsampling_ratio": 16, "io_channels": 1,
+    }  # fmt: skip
+    network = {"embed_dim": 16, "depth": 1, "dim_heads": 8, "cross_attn_cond_dim": 16}
+    lm = {"type": "continuous_transformer", "codebook_pattern": "delay", "cross_attention_cond_ids": ["prompt"], "config": network}
+    conditioning = {"cond_dim": 16, "configs": [{"id": "prompt", "type": "byte_text", "config": text}]}
+    pretransform = {"type": "autoencoder", "config": codec}
+    return {
+        "model_type": "lm", "sample_rate": 8000, "sample_size": 800, "audio_channels": 1,
+        "model": {"pretransform": pretransform, "conditioning": conditioning, "lm": lm},
+        "training": {"learning_rate": 1e-3, **training},
+    }  # fmt: skip
 
 
 def test_unconditional_models(train_briefly: Callable[..., TrainResult], tiny_uncond: Callable[..., Any]) -> None:
