@@ -104,3 +104,25 @@ def test_training(sat: Any, tiny_diffusion: Any, noises: Any, tmp_path: Path) ->
     assert "unknown adapter 'lorra'; did you mean 'lora'?" in sat("train", *flags, "--adapter", "lorra").told
     assert "--adapter-rank has no effect with --adapter none" in sat("train", *flags, "--adapter", "none", "--adapter-rank", 2).told
     assert "training.adapter.config.rank: unknown key" in sat("train", *flags, "--adapter", "oft", "--adapter-rank", 2).told
+
+
+@pytest.mark.parametrize(("section", "kind"), [({}, "lora"), ({"adapter": {"type": "oft", "config": {"block_size": 4}}}, "oft")])
+def test_train_lora_takes_what_the_config_says(
+    monkeypatch: pytest.MonkeyPatch, tiny_diffusion: Any, noises: Any, tmp_path: Path, section: dict[str, Any], kind: str
+) -> None:
+    from stable_audio_tools.cli import train
+    from stable_audio_tools.training import run as run_module
+
+    seen = []
+
+    def stop(options: Any) -> None:
+        seen.append(options)
+        raise SystemExit
+
+    (tmp_path / "m.json").write_text(json.dumps(tiny_diffusion(**section)))
+    monkeypatch.setattr(run_module, "train", stop)
+    flags = ["--model-config", tmp_path / "m.json", "--dataset-config", noises, "--batch-size", 32, "--precision", "16-mixed"]
+    monkeypatch.setattr("sys.argv", ["train_lora.py", *map(str, flags)])
+    with pytest.raises(SystemExit):
+        train.script_lora()
+    assert seen[0].model_config.data["training"]["adapter"]["type"] == kind and seen[0].precision == "16-mixed"
