@@ -36,6 +36,8 @@ UNCOND_BACKBONES = Registry(
 LM_BACKBONES = Registry("LM_BACKBONES", family="language model backbone", homes=("models.lm",))
 PATTERNS = Registry("PATTERNS", family="codebook pattern", homes=("models.lm.patterns",), given=("num_quantizers",))
 
+ADAPTERS = Registry("ADAPTERS", family="adapter", homes=("models.adapters",))
+
 OBJECTIVES = Registry("OBJECTIVES", family="diffusion objective", homes=("sampling.objectives",))
 SHIFTS = Registry("SHIFTS", family="distribution shift", homes=("sampling.shifts",))
 TIMESTEPS = Registry("TIMESTEPS", family="timestep sampler", homes=("sampling.timesteps",))
@@ -63,8 +65,8 @@ WRAPPERS = Registry("WRAPPERS", family="training wrapper", homes=("training",), 
 DEMOS = Registry("DEMOS", family="training demo", homes=("training.demos",), given=("config",))
 
 ALL = (
-    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, UNCOND_BACKBONES, LM_BACKBONES, PATTERNS, OBJECTIVES,
-    SHIFTS, TIMESTEPS, SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, ARC_HEADS, OPTIMIZERS, SCHEDULERS, WRAPPERS,
+    MODELS, ENCODERS, DECODERS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, BACKBONES, UNCOND_BACKBONES, LM_BACKBONES, PATTERNS, ADAPTERS,
+    OBJECTIVES, SHIFTS, TIMESTEPS, SAMPLERS, DATASETS, LOSSES, DISCRIMINATORS, ARC_HEADS, OPTIMIZERS, SCHEDULERS, WRAPPERS,
     DEMOS,
 )  # fmt: skip
 

@@ -18,6 +18,13 @@ def generate(
         Path | None,
         typer.Option(help="Model weights: an unwrapped model or a training checkpoint. Only a pretrained MusicGen needs none."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Adapter file, or FILE:STRENGTH (1 as trained, 0 not at all); may be given several times, and they add up.",
+            show_default=False,
+        ),
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Length of each clip; by default what the model was trained on.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
     num_variations: Annotated[int, typer.Option("--num-variations", "-n", min=1, help="Clips per prompt.")] = 1,
@@ -63,6 +70,7 @@ def generate(
     request = GenerationRequest(
         model_config=model_config,
         ckpt_path=ckpt_path,
+        adapters=[adapter_and_strength(text) for text in lora or []],
         prompts=prompt or (),
         negative_prompt=negative_prompt,
         seconds=seconds,
@@ -88,6 +96,15 @@ def generate(
     )
     for path in generate_files(request):
         print(path)
+
+
+def adapter_and_strength(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE:STRENGTH``."""
+    name, separator, strength = text.rpartition(":")
+    try:
+        return (Path(name), float(strength)) if separator and name else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0  # the colon belongs to the name
 
 
 def _conditions(texts: list[str]) -> dict[str, Any]:

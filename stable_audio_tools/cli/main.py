@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stable_audio_tools.cli import check, data, demo, generate, list_parts, pre_encode, schema, show, train, unwrap
+from stable_audio_tools.cli import check, data, demo, generate, list_parts, lora, pre_encode, schema, show, train, ui, unwrap
 from stable_audio_tools.errors import StableAudioError
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -28,8 +28,10 @@ app.command("demo", short_help="Train a small model here and now, and listen to 
 app.command("train", short_help="Train or fine-tune a model.")(train.train)
 app.command("pre-encode", short_help="Encode a dataset once, before training on it.")(pre_encode.pre_encode)
 app.command("generate", short_help="Make audio files from prompts.")(generate.generate)
+app.command("ui", short_help="Generate in a browser.")(ui.ui)
 app.command("unwrap", short_help="Make a model of a training checkpoint.")(unwrap.unwrap)
 app.add_typer(data.group, name="data", short_help="Measure, check, split and pack audio files.")
+app.add_typer(lora.app, name="lora", short_help="Merge adapters into a model, extract them, or look at one.")
 app.command("check", short_help="Find every mistake in config files.")(check.check)
 app.command("list", short_help="List the parts that configs can name.")(list_parts.list_parts)
 app.command("show", short_help="Show one part and what its config may say.")(show.show)

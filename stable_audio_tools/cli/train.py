@@ -21,9 +21,11 @@ from stable_audio_tools.registry import closest
 from stable_audio_tools.training.options import FILES, MACHINES, Flag, TrainOptions
 
 if TYPE_CHECKING:
+    from stable_audio_tools.config.source import Source
     from stable_audio_tools.training.run import TrainResult
 
 log = logging.getLogger(__name__)
+ADAPTERS = "Adapters"
 
 
 def read_defaults(path: Path, known: list[str]) -> dict[str, Any]:
@@ -73,6 +75,23 @@ def train(
     num_gpus: Annotated[int | None, typer.Option(min=1, help="Same as --devices, for older scripts.", rich_help_panel=MACHINES)] = None,
     wandb_config: Annotated[str | None, typer.Option(help="Has no effect; older scripts give it.", hidden=True)] = None,
     project: Annotated[str | None, typer.Option(help="Same as --name, for older scripts.", hidden=True)] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="Train an adapter instead of the model: its kind ('sat list adapters'), 'config' for what the config says, or lora if it "
+            "says nothing, or 'none' for the model whatever the config says.",
+            rich_help_panel=ADAPTERS,
+        ),
+    ] = None,
+    adapter_rank: Annotated[int | None, typer.Option(min=1, help="Capacity and size of the adapter (8).", rich_help_panel=ADAPTERS)] = None,
+    adapter_alpha: Annotated[float | None, typer.Option(help="Scale times rank (the rank).", rich_help_panel=ADAPTERS)] = None,
+    adapter_targets: Annotated[
+        list[str] | None,
+        typer.Option(help="Patterns of layer names, separated by commas; by default all of the network.", rich_help_panel=ADAPTERS),
+    ] = None,
+    adapter_from: Annotated[
+        Path | None, typer.Option("--adapter-from", "--lora-ckpt-path", help="Adapter file to start from.", rich_help_panel=ADAPTERS)
+    ] = None,
     **values: Any,
 ) -> None:
     """Train a model, or fine-tune one (--pretrained-ckpt-path), or go on with a run (--ckpt-path, --recover).
@@ -89,12 +108,13 @@ def train(
         log.warning("--wandb-config has no effect; Weights & Biases reads its settings from WANDB_... environment variables")
     values = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
     model_config = values["model_config"]
+    source = read_source(model_config)
+    parse_model_config(source, strict=True)  # mistakes are told before anything heavy is imported
     values |= {
-        "model_config": read_source(model_config),
+        "model_config": _with_adapter(source, adapter, adapter_rank, adapter_alpha, adapter_targets, adapter_from),
         "name": project or values["name"],
         "devices": num_gpus if num_gpus is not None else _devices(values["devices"]),
     }
-    parse_model_config(values["model_config"], strict=True)  # mistakes are told before anything heavy is imported
     from pytorch_lightning.utilities import rank_zero_only
 
     quiet_lightning()
@@ -136,6 +156,32 @@ train.__signature__ = inspect.Signature(_FLAGS)  # type: ignore[attr-defined]
 train.__annotations__ = {parameter.name: parameter.annotation for parameter in _FLAGS}
 
 
+def _with_adapter(
+    source: Source, kind: str | None, rank: int | None, alpha: float | None, targets: list[str] | None, start_from: Path | None
+) -> Source:
+    """The config with what the flags say about an adapter; checked again if they say something."""
+    from stable_audio_tools.config.check import parse_model_config
+    from stable_audio_tools.config.training.adapters import with_adapter
+
+    names = ("--adapter-rank", "--adapter-alpha", "--adapter-targets", "--adapter-from")
+    given = [name for name, value in zip(names, (rank, alpha, targets, start_from), strict=True) if value is not None]
+    if kind is None and not given:
+        return source
+    if kind == "none" and given:
+        raise ConfigError(f"{given[0]} has no effect with --adapter none; leave one of them out")
+    flags: dict[str, Any] = {} if kind in (None, "config") else {"type": kind}
+    options = {name: value for name, value in (("rank", rank), ("alpha", alpha)) if value is not None}
+    if options:
+        flags["config"] = options
+    if targets is not None:
+        flags["targets"] = [part.strip() for text in targets for part in text.split(",") if part.strip()]
+    if start_from is not None:
+        flags["start_from"] = str(start_from)
+    source = source._replace(data=with_adapter(source.data, flags))
+    parse_model_config(source, strict=True)
+    return source
+
+
 def _tell(result: TrainResult, model_config: Path) -> None:
     """Say what the run left and what to do with it; only once, whatever the number of its processes."""
     if not result.is_main:
@@ -145,13 +191,25 @@ def _tell(result: TrainResult, model_config: Path) -> None:
     if result.stop_signal is not None:
         print(f"stopped at step {result.step}; go on with --ckpt-path {shlex.quote(str(result.checkpoint))}")
         raise typer.Exit(128 + result.stop_signal)
-    if result.checkpoint is not None:
+    file = result.folder / "adapters" / f"step={result.step}.safetensors"
+    if file.exists():
+        print(f"adapter: {file}; use it with: sat generate ... --lora {shlex.quote(str(file))}")
+    elif result.checkpoint is not None:
         files = f"--model-config {shlex.quote(str(model_config))} --ckpt-path {shlex.quote(str(result.checkpoint))}"
         print(f"make a model of it with: sat unwrap {files} --name my_model")
 
 
 def _devices(text: str) -> str | int:
     return int(text) if text.isdigit() else text
+
+
+def script_lora() -> None:
+    """Entry point of ``train_lora.py``: like `script`, for an adapter: the one in the config, or else a LoRA."""
+    import sys
+
+    if not any(argument == "--adapter" or argument.startswith("--adapter=") for argument in sys.argv):
+        sys.argv += ["--adapter", "config"]
+    script()
 
 
 def script() -> None:

@@ -35,6 +35,11 @@ def unwrap(
         checkpoint = read_checkpoint(ckpt_path)
     if checkpoint.kind != "wrapped":
         raise CheckpointError(f"{ckpt_path}: is {checkpoint.description} already: there is nothing to unwrap")
+    if "adapter" in checkpoint.extra:
+        raise CheckpointError(
+            f"{ckpt_path}: holds an adapter in training, not a model; its file lies in the run's folder, in adapters/, and "
+            "'sat lora merge' makes a model of it and its base"
+        )
     model = create_model_from_config_path(model_config)
     refuse_other_model(checkpoint, model.state_dict())
     state_dict = unwrap_state_dict(checkpoint.state_dict, use_ema=not online, path=str(ckpt_path))

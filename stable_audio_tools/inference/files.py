@@ -36,6 +36,7 @@ from stable_audio_tools.inference.generation import (
     generate_diffusion_uncond,
 )
 from stable_audio_tools.inference.lm import generate_lm
+from stable_audio_tools.models.adapters import stack_of
 from stable_audio_tools.models.conditioners.base import as_number
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
@@ -47,6 +48,18 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+class LoadedModel(NamedTuple):
+    """A model with its weights, ready to run.
+
+    Attributes:
+        module: The model, on its device and in its data type.
+        identity: `weights_hash` of its weights.
+    """
+
+    module: torch.nn.Module
+    identity: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """What to generate, with what.
@@ -54,6 +67,8 @@ class GenerationRequest:
     Attributes:
         model_config: JSON file.
         ckpt_path: Unwrapped model, or training checkpoint. None only for a pretrained MusicGen.
+        model: A model that is loaded already, instead of ``ckpt_path``, ``adapters``, ``device`` and ``precision``.
+        adapters: Adapter files and strengths.
         prompts: Texts. An unconditional model has none.
         negative_prompt: What guidance pushes away from.
         seconds: Length of each clip; None is the model's ``sample_size``.
@@ -81,6 +96,8 @@ class GenerationRequest:
 
     model_config: Path
     ckpt_path: Path | None = None
+    model: LoadedModel | None = None
+    adapters: Sequence[tuple[Path, float]] = ()
     prompts: Sequence[str] = ()
     negative_prompt: str | None = None
     seconds: float | None = None
@@ -149,7 +166,7 @@ def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondCo
     init = _read(request.init_audio)
     kept = _read(request.inpaint_audio)
     init_noise_level = request.init_noise_level if request.init_noise_level is not None else 0.7 if in_time else 1.0
-    device = pick_device(request.device)
+    device = _device(request)
     model, identity = _load_model(request, device)
     assert isinstance(model, (ConditionedDiffusionModelWrapper, DiffusionModelWrapper))
     multiple = model.min_input_length
@@ -163,6 +180,7 @@ def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondCo
         "steps": request.steps, "sampler": sampler, **sigmas,
         "init_audio": str(request.init_audio) if init else None, "init_noise_level": init_noise_level if init else None,
         "model": identity, "model_config": request.model_config.name, "device": device.type, "precision": request.precision,
+        **_adapters_used(request),
     }  # fmt: skip
     generate: Callable[..., Tensor] = generate_diffusion_uncond
     if isinstance(config, DiffusionCondConfig):
@@ -187,7 +205,7 @@ def _generate_with_diffusion(request: GenerationRequest, config: DiffusionCondCo
 
 def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenConfig) -> Iterator[Path]:
     _check_common(request)
-    if request.ckpt_path is None and isinstance(config, LMConfig):
+    if request.ckpt_path is None and request.model is None and isinstance(config, LMConfig):
         raise ConfigError("--ckpt-path: required, except for a pretrained MusicGen")
     without_effect = {
         "--sampler": request.sampler, "--sigma-min": request.sigma_min, "--sigma-max": request.sigma_max,
@@ -201,7 +219,7 @@ def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenCon
     init = _read(request.init_audio)
     drawing = {"temp": request.temp, "top_k": request.top_k, "top_p": request.top_p}
     drawing = {key: value for key, value in drawing.items() if value is not None}
-    device = pick_device(request.device)
+    device = _device(request)
     model, identity = _load_model(request, device)
     assert isinstance(model, AudioLanguageModelWrapper)
     assert request.cfg_scale is not None
@@ -218,7 +236,7 @@ def _generate_with_lm(request: GenerationRequest, config: LMConfig | MusicgenCon
         made_with = {
             "prompt": clip.prompt, "seed": clip.seed, "cfg_scale": request.cfg_scale, **drawing, "conditions": metadata,
             "init_audio": str(request.init_audio) if init else None, "model": identity, "model_config": request.model_config.name,
-            "device": device.type, "precision": request.precision,
+            "device": device.type, "precision": request.precision, **_adapters_used(request),
         }  # fmt: skip
         yield write_clip(clip.path, audio, model.sample_rate, made_with)
 
@@ -256,19 +274,34 @@ def _sample_size(request: GenerationRequest, config: ModelConfig) -> int:
     return sample_size
 
 
+def _device(request: GenerationRequest) -> torch.device:
+    return pick_device(request.device) if request.model is None else next(request.model.module.parameters()).device
+
+
 def _load_model(request: GenerationRequest, device: torch.device) -> tuple[torch.nn.Module, str]:
     """The model with its weights, ready to run, and what identifies the weights."""
+    if request.model is not None:
+        return request.model
     model = create_model_from_config_path(request.model_config)
     if request.ckpt_path is not None:
         load_model_weights(model, request.ckpt_path)
     identity = weights_hash(model.state_dict())
+    for index, (path, strength) in enumerate(request.adapters):
+        stack_of(model).load(path, strength, name=f"{index} {path.stem}")
+    if request.adapters:
+        stack_of(model).merge()  # its strengths do not change any more: the memory of the weights from before is free
     return model.to(device=device, dtype=DTYPES[request.precision]).eval(), identity
+
+
+def _adapters_used(request: GenerationRequest) -> dict[str, Any]:
+    """For the story of a clip; nothing if there are none."""
+    return {"adapters": [f"{path.name}:{strength:g}" for path, strength in request.adapters]} if request.adapters else {}
 
 
 def _check_request(request: GenerationRequest, sampler: str, *, in_time: bool) -> None:
     """Refuse what cannot work, or would have no effect, before the model is built."""
     _check_common(request)
-    if request.ckpt_path is None:
+    if request.ckpt_path is None and request.model is None:
         raise ConfigError("--ckpt-path: required, except for a pretrained MusicGen")
     if in_time and request.sigma_min is not None:
         raise ConfigError(f"--sigma-min has no effect with sampler {sampler!r}, which goes through times from 1 to 0; leave it out")
@@ -327,6 +360,9 @@ def _check_common(request: GenerationRequest) -> None:
     for flag, number in numbers.items():
         if number is not None and not math.isfinite(number):
             raise ConfigError(f"{flag} is a finite number, got {number}")
+    for path, strength in request.adapters:
+        if not math.isfinite(strength):
+            raise ConfigError(f"--lora {path}: its strength is a finite number, got {strength}")
     if request.output.exists() and not request.output.is_dir():
         raise ConfigError(f"--output {request.output}: is a file; name a folder")
 
@@ -415,4 +451,4 @@ def slug(text: str, limit: int = 40) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].strip("-") or "clip"
 
 
-__all__ = ["GenerationRequest", "generate_files", "pick_device", "slug", "write_clip"]
+__all__ = ["GenerationRequest", "LoadedModel", "generate_files", "pick_device", "slug", "write_clip"]

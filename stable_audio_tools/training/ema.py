@@ -131,11 +131,11 @@ class EMA(nn.Module):
         return self._known
 
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Matching floating-point tensors of the average and of the model."""
+        """Matching floating-point tensors of the average and of the model; those that they share need no average."""
         pairs = list(self._tensors())
         return [average for average, _ in pairs], [online.detach().to(average.device) for average, online in pairs]
 
     def _tensors(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         averaged = [*self.ema_model.parameters(), *self.ema_model.buffers()]
         online = [*self._online[0].parameters(), *self._online[0].buffers()]
-        return ((a, o) for a, o in zip(averaged, online, strict=True) if a.is_floating_point())
+        return ((a, o) for a, o in zip(averaged, online, strict=True) if a.is_floating_point() and a is not o)

@@ -27,6 +27,7 @@ from stable_audio_tools.errors import ConfigError, TrainingError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
 from stable_audio_tools.training.acceleration import compile_blocks, recompute_activations
+from stable_audio_tools.training.adapters import TrainedAdapter, adapter_source, attach_for_training
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import CheckpointCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
@@ -72,6 +73,7 @@ class Setup:
         validation: Of validation data, if there is some.
         wrapper: What is trained.
         adapted: The checkpoint that it goes on from, as ours, if another program wrote it.
+        adapter: What is trained instead of the model.
     """
 
     options: TrainOptions
@@ -80,6 +82,7 @@ class Setup:
     validation: Any
     wrapper: TrainingWrapper
     adapted: dict[Path, dict[str, Any]]
+    adapter: TrainedAdapter | None = None
 
 
 def set_up(options: TrainOptions) -> Setup:
@@ -93,6 +96,8 @@ def set_up(options: TrainOptions) -> Setup:
         DataError: If there is no usable data.
     """
     source = read_source(options.model_config, name="model config")
+    parse_model_config(source, strict=True)
+    source = adapter_source(source)
     options = replace(options, model_config=source)  # read once: the file may change while the run is set up
     config = parse_model_config(source, strict=True)
     refuse_impossible(options)
@@ -115,14 +120,18 @@ def set_up(options: TrainOptions) -> Setup:
         validation = _loader(options, config, options.val_dataset_config, shuffle=False)
     model = create_model_from_config(source.data)
     _load_weights(model, options)
+    adapter = attach_for_training(model, config)
     wrapper = create_training_wrapper_from_config(source, model)
+    if adapter is not None:
+        adapter.share_base(wrapper)
+        options = replace(options, callbacks=[*options.callbacks, adapter.callback()])
     wrapper.guard.policy = options.on_nan
     adapted: dict[Path, dict[str, Any]] = {}
     if checkpoint is not None:
         if is_foreign(checkpoint):
             adapted = {Path(checkpoint.path): adapt(checkpoint, wrapper, source.data)}
         else:
-            require_fit(wrapper, checkpoint)
+            require_fit(wrapper, checkpoint) if adapter is None else adapter.require_fit(wrapper, checkpoint)
             compare_configs(checkpoint, source.data)
         if -1 < options.max_steps <= checkpoint.extra.get("global_step", 0):
             step = checkpoint.extra["global_step"]
@@ -131,7 +140,7 @@ def set_up(options: TrainOptions) -> Setup:
         recompute_activations(model)
     if options.compile:
         compile_blocks(model, bare_trainer(options).strategy.root_device)
-    return Setup(options, config, loader, validation, wrapper, adapted)
+    return Setup(options, config, loader, validation, wrapper, adapted, adapter)
 
 
 def train(options: TrainOptions) -> TrainResult:
@@ -168,6 +177,8 @@ def train(options: TrainOptions) -> TrainResult:
             preflight.say(line)
         preflight.say(f"run folder: {folder}; {len(loader)} batches of {options.batch_size} per pass")
     fit(trainer, setup)
+    if setup.adapter is not None and trainer.global_step and checkpoints.stop_signal is None:
+        setup.adapter.require_change(trainer.global_step)
     if isinstance(loader.dataset, Summarised):
         logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
     return TrainResult(

@@ -17,8 +17,10 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from stable_audio_tools.config.source import read_source
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.optional import require
+from stable_audio_tools.training.adapters import trains_adapter
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO
 from stable_audio_tools.training.log_sinks import hyperparameters, make_loggers, require_package
@@ -56,7 +58,7 @@ def refuse_impossible(options: TrainOptions) -> None:
         raise ConfigError(
             f"--remove-pretransform-weight-norm is 'pre_load' or 'post_load', got {options.remove_pretransform_weight_norm!r}"
         )
-    if options.ckpt_path and options.pretrained_ckpt_path:
+    if options.ckpt_path and options.pretrained_ckpt_path and not trains_adapter(read_source(options.model_config)):
         raise ConfigError("--ckpt-path goes on with a run and its weights, --pretrained-ckpt-path starts a new one: give one of them")
     if options.save_best and options.val_dataset_config is None:
         raise ConfigError(f"--save-best {options.save_best} goes by a number of validation: give --val-dataset-config")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stable_audio_tools.config.base import PositiveInt, Strict
+from stable_audio_tools.config.training.adapters import LorawSection
 from stable_audio_tools.registry import Mistake
 from stable_audio_tools.registry.schema import Location
 
@@ -19,6 +20,7 @@ class ModelConfig(Strict):
     audio_channels: PositiveInt = 2
     model: Any
     training: Any = None
+    lora: LorawSection | None = None
 
     def input_multiple(self) -> int | None:
         """Audio lengths that the model takes are multiples of this, in samples, if it can be told."""
@@ -30,6 +32,11 @@ class ModelConfig(Strict):
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from self._size_conflicts()
+        if self.lora is not None and self.training is not None:
+            if not hasattr(self.training, "adapter"):
+                yield Mistake(("lora",), f"no adapter can be trained for model_type {self.model_type!r}; leave it out", "conflict")
+            elif self.training.adapter is not None or self.training.lora_config is not None:
+                yield Mistake(("lora",), "training says, too, which adapter is trained; leave one of them out", "conflict")
         channels, source = self.audio_source()
         is_given = "audio_channels" in self.model_fields_set
         if channels is not None and channels != self.audio_channels and (is_given or self.training is not None):

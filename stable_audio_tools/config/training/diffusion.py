@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.training.adapters import WithAdapter
 from stable_audio_tools.config.training.arc import ARC, Trim
 from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
@@ -67,7 +68,7 @@ class Inpainting(Strict):
     mask_kwargs: InpaintMasks = InpaintMasks()
 
 
-class DiffusionCondTraining(TrainingConfig):
+class DiffusionCondTraining(TrainingConfig, WithAdapter):
     """``training`` of a conditional diffusion model."""
 
     learning_rate: NonNegativeFloat | None = None
@@ -97,6 +98,7 @@ class DiffusionCondTraining(TrainingConfig):
     trim_config: Trim | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
         if self.arc is not None:
             yield from self._arc_conflicts()
         else:
@@ -160,7 +162,7 @@ class DiffusionDemo(Strict):
     num_demos: PositiveInt = 8
 
 
-class DiffusionUncondTraining(TrainingConfig):
+class DiffusionUncondTraining(TrainingConfig, WithAdapter):
     """``training`` of an unconditional diffusion model."""
 
     learning_rate: NonNegativeFloat

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt, Probability, Strict
+from stable_audio_tools.config.training.adapters import WithAdapter
 from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.registry import Mistake
@@ -30,7 +31,7 @@ class LMOptimizers(Strict):
     lm: OptimizerConfig
 
 
-class LMTraining(TrainingConfig):
+class LMTraining(TrainingConfig, WithAdapter):
     """``training`` of a language model."""
 
     learning_rate: NonNegativeFloat | None = None
@@ -41,5 +42,6 @@ class LMTraining(TrainingConfig):
     demo: LMDemo | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
         if self.optimizer_configs is None and self.learning_rate is None:
             yield Mistake((), "needs learning_rate or optimizer_configs", "missing")

@@ -93,6 +93,13 @@ class WNConv2d(_WeightNorm, nn.Conv2d):
         self._split_weight()
 
 
+def has_weight_norm(layer: nn.Module) -> bool:
+    """Whether a layer is weight-normalised, in this library's way or in ``torch.nn.utils``' old one."""
+    if isinstance(layer, _WeightNorm):
+        return "weight_g" in layer._parameters
+    return any(isinstance(hook, LegacyWeightNorm) for hook in layer._forward_pre_hooks.values())
+
+
 def remove_weight_norm_from_model(model: nn.Module) -> nn.Module:
     """Collapse every weight-normalised layer to a plain one, in place; other layers are left alone.
 

@@ -1,0 +1,1 @@
+"""The web page: generating in a browser."""
