@@ -16,7 +16,7 @@ from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
 from stable_audio_tools.models.layers.residual import residual_units
-from stable_audio_tools.models.layers.transformer import TransformerBlock
+from stable_audio_tools.models.layers.transformer_block import TransformerBlock
 from stable_audio_tools.registry import Options
 
 MappingStyle = Literal["conv", "linear", "none"]
