@@ -23,6 +23,14 @@ def shared() -> Path:
     pytest.skip(f"no shared data: {'SAT_SHARED is ' + named if named else 'no folder shared/data above this checkout'}")
 
 
+@pytest.fixture(scope="session")
+def cuda() -> torch.device:
+    """A GPU; tests that want one are skipped where there is none, and carry the mark ``gpu``."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device("cuda")
+
+
 # ---- tiny models and folders: what training, checkpoints and scripts are tested on ----------------------------------------------
 
 

@@ -5,7 +5,8 @@ from stable_audio_tools.models.autoencoders.dac import DACDecoderWrapper, DACEnc
 from stable_audio_tools.models.autoencoders.diffusion_autoencoder import DiffusionAutoencoder, create_diffAE_from_config
 from stable_audio_tools.models.autoencoders.local_attn import TransformerDecoder1D, TransformerEncoder1D
 from stable_audio_tools.models.autoencoders.oobleck import DecoderBlock, EncoderBlock, OobleckDecoder, OobleckEncoder
-from stable_audio_tools.models.autoencoders.same import SAMEDecoder, SAMEEncoder, TransformerResamplingBlock
+from stable_audio_tools.models.autoencoders.resampling import TransformerResamplingBlock
+from stable_audio_tools.models.autoencoders.same import SAMEDecoder, SAMEEncoder
 from stable_audio_tools.models.autoencoders.seanet import SEANetDecoder, SEANetEncoder
 from stable_audio_tools.models.autoencoders.taae import TAAEBlock, TAAEDecoder, TAAEEncoder
 from stable_audio_tools.models.layers.residual import ResidualUnit

@@ -20,7 +20,7 @@ from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.attention import Attention
 from stable_audio_tools.models.layers.embeddings import RotaryEmbedding
 from stable_audio_tools.models.layers.feedforward import FeedForward
-from stable_audio_tools.models.layers.norms import LayerNorm
+from stable_audio_tools.models.layers.norms import AdaRMSNorm, LayerNorm
 from stable_audio_tools.registry import Options
 
 
@@ -34,6 +34,8 @@ class LocalTransformer(nn.Module):
         local_attn_window_size: Steps that attention sees: half of them before, the rest from the step itself on.
         causal: All of them before, and none after.
         ff_mult: How much wider feed-forward parts are inside.
+        cond_dim: Width of a condition for the whole clip, which scales every norm; 0 is none.
+        cross_attn_cond_dim: Width of a condition that every layer attends to, a multiple of the width of a head; 0 is none.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class LocalTransformer(nn.Module):
         local_attn_window_size: PositiveInt = 64,
         causal: bool = False,
         ff_mult: PositiveFloat = 2,
+        cond_dim: NonNegativeInt = 0,
+        cross_attn_cond_dim: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         dim_heads = dim // heads
@@ -56,24 +60,52 @@ class LocalTransformer(nn.Module):
         before = local_attn_window_size - 1 if causal else local_attn_window_size // 2
         self.window = (before, local_attn_window_size - 1 - before)
         self.rotary_pos_emb = RotaryEmbedding(min(max(dim_heads // 2, 32), dim_heads // 2 * 2))
+        self.cond_dim, self.cross_attn_cond_dim = cond_dim, cross_attn_cond_dim
+
+        def norm() -> nn.Module:
+            return AdaRMSNorm(dim, cond_dim) if cond_dim else LayerNorm(dim)
+
+        def cross_attention() -> nn.Module:
+            return Attention(dim, dim_heads, dim_context=cross_attn_cond_dim) if cross_attn_cond_dim else nn.Identity()
+
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 [
-                    LayerNorm(dim),
+                    norm(),
                     Attention(dim, dim_heads, causal=causal),
-                    LayerNorm(dim),
+                    cross_attention(),
+                    norm(),
                     FeedForward(dim, mult=ff_mult, no_bias=True),
                 ]
             )
             for _ in range(depth)
         )
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (B, L, D)
+    def forward(self, x: Tensor, cond: Tensor | None = None, cross_attn_cond: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D).
+
+        Args:
+            x: (B, L, D)
+            cond: (B, cond_dim)
+            cross_attn_cond: (B, S, cross_attn_cond_dim)
+
+        Raises:
+            ConfigError: If a condition is missing, or given to a network that has none.
+        """
+        for name, value, width in (("cond", cond, self.cond_dim), ("cross_attn_cond", cross_attn_cond, self.cross_attn_cond_dim)):
+            if (value is not None) != bool(width):
+                raise ConfigError(f"local_attn: {name} must be given if, and only if, {name}_dim is set, which is {width}")
         angles = self.rotary_pos_emb.forward_from_seq_len(x.shape[1])
-        for attention_norm, attention, norm, feed_forward in self.layers:  # pyright: ignore[reportGeneralTypeIssues]
-            x = x + attention(attention_norm(x), rotary_angles=angles, sliding_window=self.window)
-            x = x + feed_forward(norm(x))
+        scales = () if cond is None else (cond,)
+        for attention_norm, attention, cross_attention, norm, feed_forward in self.layers:  # pyright: ignore[reportGeneralTypeIssues]
+            x = x + attention(attention_norm(x, *scales), rotary_angles=angles, sliding_window=self.window)
+            if cross_attn_cond is not None:
+                x = x + cross_attention(x, context=cross_attn_cond)
+            x = x + feed_forward(norm(x, *scales))
         return x
+
+
+Conditions = tuple[Tensor | None, Tensor | None]  # for the whole clip, to be attended to
 
 
 class _Block(nn.Module):
@@ -89,11 +121,11 @@ class _Block(nn.Module):
         else:
             self.project_up = nn.Linear(dim, dim * ratio, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D_in) -> (B, L / ratio, D) or (B, L * ratio, D)
+    def forward(self, x: Tensor, conditions: Conditions) -> Tensor:  # (B, L, D_in) -> (B, L / ratio, D) or (B, L * ratio, D)
         x = self.project_in(x)
         if self.is_down:
-            return self.project_down(rearrange(self.transformer(x), "b (l r) c -> b l (c r)", r=self.ratio))
-        return self.transformer(rearrange(self.project_up(x), "b l (c r) -> b (l r) c", r=self.ratio))
+            return self.project_down(rearrange(self.transformer(x, *conditions), "b (l r) c -> b l (c r)", r=self.ratio))
+        return self.transformer(rearrange(self.project_up(x), "b l (c r) -> b (l r) c", r=self.ratio), *conditions)
 
 
 def _blocks(
@@ -142,9 +174,12 @@ class TransformerEncoder1D(nn.Module):
         self.project_in = nn.Linear(in_channels, embed_dims[0], bias=False)
         self.project_out = nn.Linear(embed_dims[-1], out_channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
-        x = F.pad(x, (0, -x.shape[-1] % self.ratio)).transpose(1, 2)  # (B, T, C)
-        return self.project_out(self.layers(self.project_in(x))).transpose(1, 2)
+    def forward(self, x: Tensor, cond: Tensor | None = None, cross_attn_cond: Tensor | None = None) -> Tensor:
+        """(B, C, T) -> (B, W, L); conditions as of `LocalTransformer`."""
+        x = self.project_in(F.pad(x, (0, -x.shape[-1] % self.ratio)).transpose(1, 2))  # (B, T, D)
+        for block in self.layers:
+            x = block(x, (cond, cross_attn_cond))
+        return self.project_out(x).transpose(1, 2)
 
 
 @DECODERS.register("local_attn", width_key="in_channels", channels_key="out_channels", strides_as_applied=True, rules=RULES)
@@ -176,5 +211,9 @@ class TransformerDecoder1D(nn.Module):
         self.project_in = nn.Linear(in_channels, embed_dims[0], bias=False)
         self.project_out = nn.Linear(embed_dims[-1], out_channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
-        return self.project_out(self.layers(self.project_in(x.transpose(1, 2)))).transpose(1, 2)
+    def forward(self, x: Tensor, cond: Tensor | None = None, cross_attn_cond: Tensor | None = None) -> Tensor:
+        """(B, D, L) -> (B, C, T); conditions as of `LocalTransformer`."""
+        x = self.project_in(x.transpose(1, 2))
+        for block in self.layers:
+            x = block(x, (cond, cross_attn_cond))
+        return self.project_out(x).transpose(1, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Probabil
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
+from stable_audio_tools.registry import Options
 
 Norm = Literal["none", "weight_norm", "spectral_norm", "time_layer_norm", "layer_norm", "time_group_norm"]
 PadMode = Literal["reflect", "constant", "replicate"]
@@ -170,6 +171,58 @@ class _ResnetBlock(nn.Module):
         return self.shortcut(x) + self.block(x)
 
 
+class SEANetLayers:
+    """Makes the layers that encoder and decoder have in common.
+
+    Args:
+        n_residual_layers: Residual blocks before each stride of the encoder, and after each of the decoder.
+        activation: Name of a class in `torch.nn`.
+        activation_params: Its options; those of an ELU are ``{"alpha": 1.0}``.
+        norm: Norm of every convolution.
+        norm_params: Its options.
+        residual_kernel_size: Of the residual blocks.
+        dilation_base: Residual block j of a stride is dilated by ``dilation_base ** j``.
+        causal: See no future sample.
+        pad_mode: What stands beyond the ends.
+        true_skip: Residual blocks add their input, rather than a 1x1 convolution of it.
+        compress: How much narrower residual blocks are inside.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_residual_layers: NonNegativeInt = 1,
+        activation: str = "ELU",
+        activation_params: dict[str, Any] | None = None,
+        norm: Norm = "weight_norm",
+        norm_params: dict[str, Any] | None = None,
+        residual_kernel_size: PositiveInt = 3,
+        dilation_base: PositiveInt = 2,
+        causal: bool = False,
+        pad_mode: PadMode = "reflect",
+        true_skip: bool = False,
+        compress: PositiveInt = 2,
+    ) -> None:
+        self.activation = _Activation(activation, activation_params)
+        self._norms: dict[str, Any] = {"causal": causal, "norm": norm, "norm_params": norm_params or {}}
+        self._conv: dict[str, Any] = {**self._norms, "pad_mode": pad_mode}
+        self._dilations = [dilation_base**index for index in range(n_residual_layers)]
+        self._residual = (compress, true_skip, self.activation, self._conv)
+        self._residual_kernel_size = residual_kernel_size
+
+    def conv(self, width_in: int, width_out: int, kernel_size: int, stride: int = 1) -> nn.Module:
+        """(B, C_in, T) -> (B, C_out, T / stride)."""
+        return _SConv1d(width_in, width_out, kernel_size, stride, **self._conv)
+
+    def transposed(self, width_in: int, width_out: int, kernel_size: int, stride: int, trim_right_ratio: float) -> nn.Module:
+        """(B, C_in, L) -> (B, C_out, L * stride)."""
+        return _SConvTranspose1d(width_in, width_out, kernel_size, stride, trim_right_ratio=trim_right_ratio, **self._norms)
+
+    def residuals(self, width: int) -> list[nn.Module]:
+        """The residual blocks of one stride, (B, C, T) -> (B, C, T) each."""
+        return [_ResnetBlock(width, self._residual_kernel_size, dilation, *self._residual) for dilation in self._dilations]
+
+
 @ENCODERS.register("seanet", width_key="dimension", channels_key="channels")
 class SEANetEncoder(nn.Module):
     """Strided convolutions with residual blocks, LSTM layers at the end: (B, channels, T) -> (B, dimension, T / prod(ratios)).
@@ -178,21 +231,11 @@ class SEANetEncoder(nn.Module):
         channels: Audio channels.
         dimension: Channels of the output.
         n_filters: Width of the first layer; every stride doubles it.
-        n_residual_layers: Residual blocks before each stride.
         ratios: Strides, in the order in which they are applied.
-        activation: Name of a class in `torch.nn`.
-        activation_params: Its options; those of an ELU are ``{"alpha": 1.0}``.
-        norm: Norm of every convolution.
-        norm_params: Its options.
         kernel_size: Of the first convolution.
         last_kernel_size: Of the last one.
-        residual_kernel_size: Of the residual blocks.
-        dilation_base: Residual block j of a stride is dilated by ``dilation_base ** j``.
-        causal: See no future sample.
-        pad_mode: What stands beyond the ends.
-        true_skip: Residual blocks add their input, rather than a 1x1 convolution of it.
-        compress: How much narrower residual blocks are inside.
         lstm: LSTM layers; they see everything before, so that no overlap makes chunked coding exact.
+        **layers: Options of the `SEANetLayers`.
     """
 
     def __init__(
@@ -200,36 +243,23 @@ class SEANetEncoder(nn.Module):
         channels: PositiveInt = 1,
         dimension: PositiveInt = 128,
         n_filters: PositiveInt = 32,
-        n_residual_layers: NonNegativeInt = 1,
         ratios: Sequence[PositiveInt] = (2, 2, 2, 2, 2),
-        activation: str = "ELU",
-        activation_params: dict[str, Any] | None = None,
-        norm: Norm = "weight_norm",
-        norm_params: dict[str, Any] | None = None,
         kernel_size: PositiveInt = 7,
         last_kernel_size: PositiveInt = 7,
-        residual_kernel_size: PositiveInt = 3,
-        dilation_base: PositiveInt = 2,
-        causal: bool = False,
-        pad_mode: PadMode = "reflect",
-        true_skip: bool = False,
-        compress: PositiveInt = 2,
         lstm: NonNegativeInt = 2,
+        **layers: Annotated[Any, Options("SEANetLayers")],
     ) -> None:
         super().__init__()
-        make = _Activation(activation, activation_params)
-        conv: dict[str, Any] = {"causal": causal, "pad_mode": pad_mode, "norm": norm, "norm_params": norm_params or {}}
-        layers: list[nn.Module] = [_SConv1d(channels, n_filters, kernel_size, **conv)]
+        make = SEANetLayers(**layers)
+        model = [make.conv(channels, n_filters, kernel_size)]
         width = n_filters
         for ratio in ratios:
-            for index in range(n_residual_layers):
-                layers.append(_ResnetBlock(width, residual_kernel_size, dilation_base**index, compress, true_skip, make, conv))
-            layers += [make(), _SConv1d(width, 2 * width, 2 * ratio, ratio, **conv)]
+            model += [*make.residuals(width), make.activation(), make.conv(width, 2 * width, 2 * ratio, ratio)]
             width *= 2
         if lstm:
-            layers.append(_SLSTM(width, lstm))
-        layers += [make(), _SConv1d(width, dimension, last_kernel_size, **conv)]
-        self.model = nn.Sequential(*layers)
+            model.append(_SLSTM(width, lstm))
+        model += [make.activation(), make.conv(width, dimension, last_kernel_size)]
+        self.model = nn.Sequential(*model)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, W, L)
         return self.model(x).contiguous()
@@ -243,24 +273,14 @@ class SEANetDecoder(nn.Module):
         channels: Audio channels.
         dimension: Channels of the latents.
         n_filters: Width of the last layer; every stride halves the width.
-        n_residual_layers: Residual blocks after each stride.
         ratios: Strides, in the order in which they are applied: the encoder's, reversed.
-        activation: Name of a class in `torch.nn`.
-        activation_params: Its options; those of an ELU are ``{"alpha": 1.0}``.
-        final_activation: Name of a class in `torch.nn` to end with; None is none.
-        final_activation_params: Its options.
-        norm: Norm of every convolution.
-        norm_params: Its options.
         kernel_size: Of the first convolution.
         last_kernel_size: Of the last one.
-        residual_kernel_size: Of the residual blocks.
-        dilation_base: Residual block j of a stride is dilated by ``dilation_base ** j``.
-        causal: See no future frame.
-        pad_mode: What stands beyond the ends.
-        true_skip: Residual blocks add their input, rather than a 1x1 convolution of it.
-        compress: How much narrower residual blocks are inside.
         lstm: LSTM layers; they see everything before, so that no overlap makes chunked coding exact.
+        final_activation: Name of a class in `torch.nn` to end with; None is none.
+        final_activation_params: Its options.
         trim_right_ratio: How much of what transposed convolutions give too much is cut from the right; only if causal.
+        **layers: Options of the `SEANetLayers`.
     """
 
     def __init__(
@@ -268,44 +288,31 @@ class SEANetDecoder(nn.Module):
         channels: PositiveInt = 1,
         dimension: PositiveInt = 128,
         n_filters: PositiveInt = 32,
-        n_residual_layers: NonNegativeInt = 1,
         ratios: Sequence[PositiveInt] = (8, 5, 4, 2),
-        activation: str = "ELU",
-        activation_params: dict[str, Any] | None = None,
-        final_activation: str | None = None,
-        final_activation_params: dict[str, Any] | None = None,
-        norm: Norm = "weight_norm",
-        norm_params: dict[str, Any] | None = None,
         kernel_size: PositiveInt = 7,
         last_kernel_size: PositiveInt = 7,
-        residual_kernel_size: PositiveInt = 3,
-        dilation_base: PositiveInt = 2,
-        causal: bool = False,
-        pad_mode: PadMode = "reflect",
-        true_skip: bool = False,
-        compress: PositiveInt = 2,
         lstm: NonNegativeInt = 2,
+        final_activation: str | None = None,
+        final_activation_params: dict[str, Any] | None = None,
         trim_right_ratio: Probability = 1.0,
+        **layers: Annotated[Any, Options("SEANetLayers")],
     ) -> None:
         super().__init__()
         if not 0 <= trim_right_ratio <= 1:
             raise ConfigError(f"seanet decoder: trim_right_ratio must be in [0, 1], got {trim_right_ratio}")
-        make = _Activation(activation, activation_params)
-        norms: dict[str, Any] = {"causal": causal, "norm": norm, "norm_params": norm_params or {}}
-        conv: dict[str, Any] = {**norms, "pad_mode": pad_mode}
+        make = SEANetLayers(**layers)
         width = n_filters * 2 ** len(ratios)
-        layers: list[nn.Module] = [_SConv1d(dimension, width, kernel_size, **conv)]
+        model = [make.conv(dimension, width, kernel_size)]
         if lstm:
-            layers.append(_SLSTM(width, lstm))
+            model.append(_SLSTM(width, lstm))
         for ratio in ratios:
-            layers += [make(), _SConvTranspose1d(width, width // 2, 2 * ratio, ratio, trim_right_ratio=trim_right_ratio, **norms)]
+            model += [make.activation(), make.transposed(width, width // 2, 2 * ratio, ratio, trim_right_ratio)]
             width //= 2
-            for index in range(n_residual_layers):
-                layers.append(_ResnetBlock(width, residual_kernel_size, dilation_base**index, compress, true_skip, make, conv))
-        layers += [make(), _SConv1d(n_filters, channels, last_kernel_size, **conv)]
+            model += make.residuals(width)
+        model += [make.activation(), make.conv(n_filters, channels, last_kernel_size)]
         if final_activation is not None:
-            layers.append(_Activation(final_activation, final_activation_params)())
-        self.model = nn.Sequential(*layers)
+            model.append(_Activation(final_activation, final_activation_params)())
+        self.model = nn.Sequential(*model)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)
         return self.model(x).contiguous()

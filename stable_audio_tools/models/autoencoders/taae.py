@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,10 @@ from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
 from stable_audio_tools.models.layers.residual import residual_units
-from stable_audio_tools.models.layers.transformer import TransformerBlock
+from stable_audio_tools.models.layers.transformer_block import TransformerBlock
 from stable_audio_tools.registry import Options
+
+MappingStyle = Literal["conv", "linear", "none"]
 
 
 class _Transpose(nn.Module):
@@ -96,6 +98,11 @@ class TAAEBlock(nn.Module):
         return x
 
 
+def _linear(width_in: int, width_out: int) -> list[nn.Module]:
+    """(B, C, L) -> (B, C', L), each step for itself."""
+    return [_Transpose(), nn.Linear(width_in, width_out), _Transpose()]
+
+
 @ENCODERS.register("taae", rules=(("covers", "c_mults", "strides", "transformer_depths"),))
 class TAAEEncoder(nn.Module):
     """Strided convolutions, each followed by transformer layers: (B, in_channels, T) -> (B, latent_dim, T / prod(strides)).
@@ -107,6 +114,8 @@ class TAAEEncoder(nn.Module):
         c_mults: Width multiplier of each block.
         strides: Downsampling factor of each block.
         transformer_depths: Transformer layers of each block.
+        mapping_style: What maps audio to the first block and the last block to the output: convolutions (``conv``), or linear layers
+            without an activation between (``linear``). With ``none`` the first block takes the audio itself.
         **block: Options of every `TAAEBlock`.
     """
 
@@ -118,13 +127,20 @@ class TAAEEncoder(nn.Module):
         c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
         strides: Sequence[PositiveInt] = (2, 4, 8, 8),
         transformer_depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
+        mapping_style: MappingStyle = "conv",
         **block: Annotated[Any, Options("TAAEBlock")],
     ) -> None:
         super().__init__()
         widths = [channels * mult for mult in (c_mults[0], *c_mults)]
+        if mapping_style == "none":
+            widths[0] = in_channels
+        blocks = [TAAEBlock(*sizes, True, **block) for sizes in zip(widths, widths[1:], strides, transformer_depths, strict=False)]
+        if mapping_style == "linear":
+            self.layers = nn.Sequential(*_linear(in_channels, widths[0]), *blocks, *_linear(widths[-1], latent_dim))
+            return
         self.layers = nn.Sequential(
-            WNConv1d(in_channels, widths[0], kernel_size=7, padding=3),
-            *(TAAEBlock(*sizes, True, **block) for sizes in zip(widths, widths[1:], strides, transformer_depths, strict=False)),
+            *([WNConv1d(in_channels, widths[0], kernel_size=7, padding=3)] if mapping_style == "conv" else []),
+            *blocks,
             get_activation("snake" if block.get("use_snake") else "none", channels=widths[-1]),
             WNConv1d(widths[-1], latent_dim, kernel_size=3, padding=1),
         )
@@ -144,6 +160,8 @@ class TAAEDecoder(nn.Module):
         c_mults: Width multipliers, in the *encoder's* order.
         strides: Upsampling factors, in the *encoder's* order.
         transformer_depths: Transformer layers of each block, in the *encoder's* order.
+        mapping_style: What maps latents to the first block and the last block to audio: convolutions (``conv``), or linear layers
+            without an activation between (``linear``). With ``none`` the last block gives the audio itself.
         **block: Options of every `TAAEBlock`.
     """
 
@@ -155,16 +173,23 @@ class TAAEDecoder(nn.Module):
         c_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
         strides: Sequence[PositiveInt] = (2, 4, 8, 8),
         transformer_depths: Sequence[NonNegativeInt] = (3, 3, 3, 3),
+        mapping_style: MappingStyle = "conv",
         **block: Annotated[Any, Options("TAAEBlock")],
     ) -> None:
         super().__init__()
         widths = [channels * mult for mult in (c_mults[0], *c_mults)]
+        if mapping_style == "none":
+            widths[0] = out_channels
         sizes = list(zip(widths[1:], widths, strides, transformer_depths, strict=False))
+        blocks = [TAAEBlock(*size, False, **block) for size in reversed(sizes)]
+        if mapping_style == "linear":
+            self.layers = nn.Sequential(*_linear(latent_dim, widths[-1]), *blocks, *_linear(widths[0], out_channels))
+            return
         self.layers = nn.Sequential(
             WNConv1d(latent_dim, widths[-1], kernel_size=3, padding=1),
-            *(TAAEBlock(*size, False, **block) for size in reversed(sizes)),
+            *blocks,
             get_activation("snake" if block.get("use_snake") else "none", channels=widths[0]),
-            WNConv1d(widths[0], out_channels, kernel_size=7, padding=3, bias=False),
+            *([WNConv1d(widths[0], out_channels, kernel_size=7, padding=3, bias=False)] if mapping_style == "conv" else []),
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, C, T)

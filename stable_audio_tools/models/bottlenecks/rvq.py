@@ -8,7 +8,7 @@ Letters: B batch, D width, L frames, K codebooks, N vectors (B * L), V codes per
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -23,8 +23,12 @@ from stable_audio_tools.models.bottlenecks.vae import vae_sample
 from stable_audio_tools.models.layers.parameters import without_autocast
 from stable_audio_tools.registry import Options
 
-LAPLACE = 1e-5  # smoothing of the code counts
-IGNORED = {"sync_codebook": "codebooks of several processes are always kept equal"}
+IGNORED = {
+    "sync_codebook": "codebooks of several processes are always kept equal",
+    "sync_kmeans": "codebooks of several processes are always kept equal",
+    "accept_image_fmap": "latents are always (B, D, L)",
+    "channel_last": "latents are always (B, D, L)",
+}
 
 
 def _summed(x: Tensor) -> Tensor:
@@ -50,15 +54,19 @@ def _pick(vectors: Tensor, count: int) -> Tensor:
     return vectors[chosen]
 
 
-def k_means(vectors: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """Centres (count, D) of (N, D), and how many vectors each has (count,). A centre that loses all of its vectors stays where it is."""
+def k_means(vectors: Tensor, count: int, iterations: int, *, on_sphere: bool = False) -> tuple[Tensor, Tensor]:
+    """Centres (count, D) of (N, D), and how many vectors each has (count,). A centre that loses all of its vectors stays where it is.
+
+    ``on_sphere``: all vectors have length 1, and so have the centres.
+    """
     centres = _pick(vectors, count)
     sizes = vectors.new_zeros(count)
     for _ in range(iterations):
         nearest = torch.cdist(vectors, centres).argmin(dim=1)  # (N,)
         sizes = torch.bincount(nearest, minlength=count).to(vectors)
         sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
-        centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)
+        means = F.normalize(sums, dim=-1) if on_sphere else sums / sizes.clamp(min=1)[:, None]
+        centres = torch.where(sizes[:, None] > 0, means, centres)
     return centres, sizes
 
 
@@ -72,6 +80,9 @@ class EMACodebook(nn.Module):
         kmeans_init: Start from clusters of the first batch, whatever the mode; otherwise from random vectors.
         kmeans_iters: Iterations of that.
         threshold_ema_dead_code: A code that is used less than this often per batch, on average, is replaced by a vector of the batch.
+        eps: Added to the counts of codes, for those that are never used.
+        freeze_codebook: Never move, not even in training.
+        use_cosine_sim: Vectors and codes have length 1, so that the nearest code is the one at the smallest angle.
     """
 
     initted: Tensor
@@ -80,19 +91,36 @@ class EMACodebook(nn.Module):
     embed_avg: Tensor
 
     def __init__(
-        self, dim: int, codebook_size: int, decay: float, kmeans_init: bool, kmeans_iters: int, threshold_ema_dead_code: float
+        self,
+        dim: int,
+        codebook_size: int,
+        decay: float,
+        kmeans_init: bool,
+        kmeans_iters: int,
+        threshold_ema_dead_code: float,
+        eps: float = 1e-5,
+        freeze_codebook: bool = False,
+        use_cosine_sim: bool = False,
     ) -> None:
         super().__init__()
+        self.eps = eps
+        self.freeze_codebook = freeze_codebook
+        self.use_cosine_sim = use_cosine_sim
         self.decay = decay
         self.kmeans_iters = kmeans_iters
         self.threshold_ema_dead_code = threshold_ema_dead_code
         embed = torch.zeros(1, codebook_size, dim)
         if not kmeans_init:
             nn.init.kaiming_uniform_(embed)
+        embed = self.on_sphere(embed)
         self.register_buffer("initted", torch.tensor([float(not kmeans_init)]))
         self.register_buffer("cluster_size", torch.zeros(1, codebook_size))
         self.register_buffer("embed_avg", embed.clone())
         self.register_buffer("embed", embed)
+
+    def on_sphere(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D) of length 1, if angles are what counts."""
+        return F.normalize(x, dim=-1) if self.use_cosine_sim else x
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,12 +129,12 @@ class EMACodebook(nn.Module):
             self._start(x)
         index = torch.cdist(x, self.embed[0].float()).argmin(dim=1)  # (N,)
         quantized = self.embed[0].float()[index]
-        if self.training:
+        if self.training and not self.freeze_codebook:
             self._follow(x, index)
         return quantized, index
 
     def _start(self, x: Tensor) -> None:
-        centres, sizes = k_means(x, self.embed.shape[1], self.kmeans_iters)
+        centres, sizes = k_means(x, self.embed.shape[1], self.kmeans_iters, on_sphere=self.use_cosine_sim)
         self.embed.copy_(_shared(centres)[None])
         self.cluster_size.copy_(_shared(sizes)[None])
         self.embed_avg.copy_(self.embed * self.cluster_size[..., None])
@@ -118,8 +146,8 @@ class EMACodebook(nn.Module):
         self.cluster_size.lerp_(counts[None], 1 - self.decay)
         self.embed_avg.lerp_(sums[None], 1 - self.decay)
         total = self.cluster_size.sum()
-        smoothed = (self.cluster_size + LAPLACE) / (total + LAPLACE * self.embed.shape[1]) * total
-        self.embed.copy_(self.embed_avg / smoothed[..., None])
+        smoothed = (self.cluster_size + self.eps) / (total + self.eps * self.embed.shape[1]) * total
+        self.embed.copy_(self.on_sphere(self.embed_avg / smoothed[..., None]))
         if self.threshold_ema_dead_code > 0:
             self._revive(x)
 
@@ -141,6 +169,7 @@ class VectorQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, D) -> quantized (B, L, D), indices (B, L), loss (zero in eval mode)."""
+        x = self._codebook.on_sphere(x)
         quantized, index = self._codebook(x.detach().flatten(0, 1))
         quantized, index = quantized.view_as(x), index.view(x.shape[:-1])
         if not self.training:
@@ -168,7 +197,13 @@ class ResidualVQ(nn.Module):
         commitment_weight: Factor of the loss.
         quantize_dropout: In training, use a random number of stages.
         quantize_dropout_cutoff_index: The fewest stages then, less one.
+        quantize_dropout_multiple_of: The number of stages is then rounded up to a multiple of this.
         shared_codebook: One codebook for all stages.
+        eps: Added to the counts of codes, for those that are never used.
+        freeze_codebook: Codebooks never move, not even in training.
+        use_cosine_sim: Vectors and codes have length 1, so that the nearest code is the one at the smallest angle.
+        ema_update: Only true: codebooks follow the data; see ``freeze_codebook``.
+        learnable_codebook: Only false: they have no gradients.
     """
 
     def __init__(
@@ -185,7 +220,13 @@ class ResidualVQ(nn.Module):
         commitment_weight: float = 1.0,
         quantize_dropout: bool = False,
         quantize_dropout_cutoff_index: NonNegativeInt = 0,
+        quantize_dropout_multiple_of: PositiveInt = 1,
         shared_codebook: bool = False,
+        eps: NonNegativeFloat = 1e-5,
+        freeze_codebook: bool = False,
+        use_cosine_sim: bool = False,
+        ema_update: Literal[True] = True,
+        learnable_codebook: Literal[False] = False,
     ) -> None:
         super().__init__()
         if num_quantizers < 1 or codebook_size < 1 or not 0 <= quantize_dropout_cutoff_index < num_quantizers:
@@ -198,6 +239,7 @@ class ResidualVQ(nn.Module):
         self.project_out = nn.Linear(width, dim) if width != dim else nn.Identity()
         self.quantize_dropout = quantize_dropout
         self.quantize_dropout_cutoff_index = quantize_dropout_cutoff_index
+        self.quantize_dropout_multiple_of = quantize_dropout_multiple_of
         self.layers = nn.ModuleList(
             VectorQuantize(
                 commitment_weight,
@@ -207,6 +249,9 @@ class ResidualVQ(nn.Module):
                 kmeans_init=kmeans_init,
                 kmeans_iters=kmeans_iters,
                 threshold_ema_dead_code=threshold_ema_dead_code,
+                eps=eps,
+                freeze_codebook=freeze_codebook,
+                use_cosine_sim=use_cosine_sim,
             )
             for _ in range(num_quantizers)
         )
@@ -228,6 +273,7 @@ class ResidualVQ(nn.Module):
         if self.training and self.quantize_dropout:
             fewest = self.quantize_dropout_cutoff_index + 1
             num_active = int(_shared(torch.randint(fewest, count + 1, (1,), device=x.device)))
+            num_active = min(num_active + -num_active % self.quantize_dropout_multiple_of, count)
         with without_autocast(x.device):
             projected = self.project_in(x)
             residual = projected.float()

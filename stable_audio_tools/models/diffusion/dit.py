@@ -17,7 +17,8 @@ from stable_audio_tools.models.diffusion.base import Backbone, check_signal
 from stable_audio_tools.models.diffusion.inputs import ConditioningInputs, fit_batch
 from stable_audio_tools.models.layers.embeddings import ExpoFourierFeatures, FourierFeatures
 from stable_audio_tools.models.layers.kv_cache import Heads
-from stable_audio_tools.models.layers.transformer import ContinuousTransformer, LocalCond
+from stable_audio_tools.models.layers.transformer import ContinuousTransformer
+from stable_audio_tools.models.layers.transformer_block import LocalCond
 from stable_audio_tools.registry import Options
 from stable_audio_tools.sampling.guidance import Denoised, guide
 from stable_audio_tools.sampling.objectives import objective

@@ -67,6 +67,26 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], weight=self.gamma.float(), eps=self.eps).to(x.dtype)
 
 
+class AdaRMSNorm(nn.Module):
+    """`RMSNorm` whose gain follows a condition: ``x / rms(x) * (1 + linear(cond))``, the linear part zero at the start.
+
+    Args:
+        dim: Channels of the last dimension.
+        cond_dim: Width of the condition.
+        eps: Added to the mean square.
+    """
+
+    def __init__(self, dim: int, cond_dim: int, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.linear = nn.Linear(cond_dim, dim, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.eps = eps
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:  # (B, L, D), (B, cond_dim) -> (B, L, D)
+        gain = 1 + self.linear(cond)[:, None]  # (B, 1, D)
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * gain
+
+
 class DynamicTanh(nn.Module):
     """``gamma * tanh(alpha x) + beta``: a normalisation without statistics. Source: Zhu et al. 2025, arXiv:2503.10622."""
 

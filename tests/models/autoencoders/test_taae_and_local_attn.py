@@ -4,11 +4,15 @@ import pytest
 import torch
 
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.autoencoders.local_attn import LocalTransformer, TransformerDecoder1D, TransformerEncoder1D
 from stable_audio_tools.models.autoencoders.taae import TAAEBlock, TAAEDecoder, TAAEEncoder
+from stable_audio_tools.models.layers.norms import AdaRMSNorm
 
 TAAE = {"channels": 8, "c_mults": [1, 2], "strides": [2, 4], "transformer_depths": [2, 1], "latent_dim": 6}
 LOCAL = {"heads": [2, 2], "depths": [1, 2], "local_attn_window_size": 4}
+
+PARTS = (("encoder", 1, 6), ("decoder", 6, 1))
 
 
 @pytest.mark.parametrize("options", [{}, {"use_snake": True}, {"use_dilated_conv": True}, {"use_snake": True, "use_dilated_conv": True}])
@@ -59,6 +63,26 @@ def test_taae_recomputing_changes_nothing():
         torch.testing.assert_close(plain, recomputed)
 
 
+@pytest.mark.parametrize("options", [{}, {"use_snake": True, "use_dilated_conv": True}])
+@pytest.mark.parametrize("style", ["conv", "linear", "none"])
+def test_taae_mapping_styles(style, options):
+    encoder, decoder = TAAEEncoder(**TAAE, **options, mapping_style=style), TAAEDecoder(**TAAE, **options, mapping_style=style)
+    latents = encoder(torch.randn(1, 2, 64))
+    assert latents.shape == (1, 6, 8) and decoder(latents).shape == (1, 2, 64)
+
+
+def test_taae_layers_of_the_mapping_styles():
+    def keys(module):
+        return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+    encoder, decoder = keys(TAAEEncoder(**TAAE, mapping_style="linear")), keys(TAAEDecoder(**TAAE, mapping_style="linear"))
+    assert encoder["layers.1.weight"] == (8, 2) and encoder["layers.1.bias"] == (8,) and "layers.3.layers.1.weight_v" in encoder
+    assert decoder["layers.1.weight"] == (16, 6) and decoder["layers.6.weight"] == (2, 8)
+    assert keys(TAAEEncoder(**TAAE, mapping_style="none"))["layers.0.layers.1.weight_v"] == (8, 2, 4)
+    assert keys(TAAEDecoder(**TAAE, mapping_style="none"))["layers.2.layers.2.weight_v"] == (8, 2, 4)
+    assert keys(TAAEEncoder(**TAAE)) == keys(TAAEEncoder(**TAAE, mapping_style="conv"))
+
+
 # ---- local attention -----------------------------------------------------------------------------------------------------------------
 
 
@@ -107,3 +131,37 @@ def test_folding_and_unfolding_are_inverse(randomise):
 def test_mistakes(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [TransformerEncoder1D, TransformerDecoder1D])
+def test_local_conditions(randomise, kind):
+    options = {**LOCAL, "embed_dims": [8, 8], "ratios": [2, 2], "cond_dim": 3, "cross_attn_cond_dim": 4}
+    model = randomise(kind(2, 6, **options)).requires_grad_(False)
+    x, cond, context = torch.randn(2, 2, 16), torch.randn(2, 3), torch.randn(2, 5, 4)
+    out = model(x, cond=cond, cross_attn_cond=context)
+    assert (out - model(x, cond=cond + 1, cross_attn_cond=context)).abs().max() > 1e-4
+    assert (out - model(x, cond=cond, cross_attn_cond=context + 1)).abs().max() > 1e-4
+    each = torch.cat([model(*(tensor[i : i + 1] for tensor in (x, cond, context))) for i in range(2)])
+    torch.testing.assert_close(out, each, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="local_attn: cond must be given if, and only if, cond_dim is set, which is 3"):
+        model(x, cross_attn_cond=context)
+    with pytest.raises(ConfigError, match="cross_attn_cond must be given if, and only if, cross_attn_cond_dim is set, which is 0"):
+        kind(2, 6, **{**options, "cross_attn_cond_dim": 0})(x, cond, context)
+
+
+def test_a_condition_that_scales_norms_says_nothing_at_first():
+    torch.manual_seed(0)
+    norm = AdaRMSNorm(8, 3)
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(norm(x, torch.randn(2, 3)), x / x.square().mean(-1, keepdim=True).sqrt())
+
+
+def test_conditions_reach_a_local_encoder_through_the_autoencoder():
+    sizes = {"embed_dims": [8], "ratios": [4], "heads": [2], "depths": [1], "cond_dim": 3}
+    parts = {name: {"type": "local_attn", "config": {**sizes, "in_channels": a, "out_channels": b}} for name, a, b in PARTS}
+    config = {"model_type": "autoencoder", "sample_rate": 8000}
+    config["model"] = {**parts, "latent_dim": 6, "downsampling_ratio": 4, "io_channels": 1}
+    model = create_model_from_config(config)
+    cond = torch.randn(2, 3)
+    latents = model.encode(torch.randn(2, 1, 16), cond=cond)
+    assert latents.shape == (2, 6, 4) and model.decode(latents, cond=cond).shape == (2, 1, 16)

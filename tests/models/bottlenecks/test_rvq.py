@@ -5,6 +5,7 @@ import torch
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.bottlenecks.rvq import EMACodebook, ResidualVQ, RVQBottleneck, RVQVAEBottleneck, k_means
+from stable_audio_tools.models.factory import create_bottleneck_from_config
 
 
 def codebook(size=4, dim=2, **options):
@@ -230,3 +231,59 @@ def test_codebooks_of_several_processes_stay_equal(tmp_path):
     torch.multiprocessing.spawn(_train_one_of_two, (tmp_path / "meet", tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+# ---- further options -------------------------------------------------------------------------------------------------------------------
+
+
+def test_cosine_codebooks_stay_on_the_sphere():
+    torch.manual_seed(0)
+    quantizer = ResidualVQ(4, 1, 8, use_cosine_sim=True).train()
+    x = torch.randn(2, 50, 4) * torch.rand(2, 50, 1) * 5
+    for _ in range(3):
+        quantized = quantizer(x)[0]
+    codes = quantizer.layers[0]._codebook.embed[0]
+    torch.testing.assert_close(codes.norm(dim=-1), torch.ones(8))
+    torch.testing.assert_close(quantized.norm(dim=-1), torch.ones(2, 50))
+    before = quantizer.eval()(x)[1][..., 0]
+    angles = torch.nn.functional.normalize(x, dim=-1) @ codes.T
+    assert torch.equal(before, angles.argmax(dim=-1))
+    assert torch.equal(before, quantizer(x * 7)[1][..., 0])  # loudness does not matter
+
+
+def test_frozen_codebooks_do_not_move():
+    torch.manual_seed(0)
+    x = torch.randn(2, 20, 4)
+    for is_frozen in (True, False):
+        quantizer = ResidualVQ(4, 2, 8, kmeans_init=False, freeze_codebook=is_frozen).train()
+        before = {key: value.clone() for key, value in quantizer.state_dict().items()}
+        loss = quantizer(x)[2]
+        assert loss.sum() > 0
+        assert all(torch.equal(before[key], value) for key, value in quantizer.state_dict().items()) == is_frozen
+
+
+def test_dropout_of_stages_in_multiples():
+    torch.manual_seed(0)
+    quantizer = ResidualVQ(4, 7, 8, kmeans_init=False, quantize_dropout=True, quantize_dropout_multiple_of=3).train()
+    x = torch.randn(1, 4, 4)
+    counts = {int((quantizer(x)[1][0, 0] >= 0).sum()) for _ in range(40)}
+    assert counts == {3, 6, 7}
+
+
+def test_counts_are_smoothed_by_eps():
+    torch.manual_seed(0)
+    x, codes = torch.randn(1, 40, 4), []
+    for eps in (1e-5, 1.0):
+        torch.manual_seed(1)
+        quantizer = ResidualVQ(4, 1, 8, kmeans_init=False, threshold_ema_dead_code=0, eps=eps).train()
+        quantizer(x)
+        codes.append(quantizer.layers[0]._codebook.embed.clone())
+    assert not torch.allclose(*codes)
+
+
+def test_what_only_has_one_value():
+    block = {"type": "rvq", "config": {"dim": 4, "ema_update": True, "learnable_codebook": False, "channel_last": True}}
+    assert create_bottleneck_from_config(block).num_quantizers == 8
+    block["config"]["learnable_codebook"] = True
+    with pytest.raises(ConfigError, match="learnable_codebook: input should be False, got True"):
+        create_bottleneck_from_config(block)

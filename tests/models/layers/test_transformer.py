@@ -8,7 +8,8 @@ from stable_audio_tools.models.layers.attention import window_mask
 from stable_audio_tools.models.layers.convnext import ConvNeXtBlock
 from stable_audio_tools.models.layers.feedforward import GLU, ConformerModule, FeedForward
 from stable_audio_tools.models.layers.norms import DynamicTanh, LayerNorm, RMSNorm
-from stable_audio_tools.models.layers.transformer import ContinuousTransformer, TransformerBlock
+from stable_audio_tools.models.layers.transformer import ContinuousTransformer
+from stable_audio_tools.models.layers.transformer_block import TransformerBlock
 
 
 @pytest.fixture
