@@ -20,10 +20,12 @@ MODULES = sorted(
 
 # One process imports what we depend on; a copy of it (fork) then imports one of our modules and says what that has changed.
 PROBE = """
-import importlib, io, json, logging, os, random, signal, sys, tempfile, traceback, warnings
+import importlib, importlib.util, io, json, logging, os, random, signal, sys, tempfile, traceback, warnings
 import matplotlib, numpy, pydantic, pytorch_lightning, safetensors.torch, soundfile, soxr, torch, typer
 import torch.utils.tensorboard, transformers, matplotlib.figure, matplotlib.backends.backend_agg, scipy.signal, scipy.linalg
-import av, einops, torchsde, tqdm.auto
+import av, einops, fsspec, peft, torchsde, tqdm.auto
+for extra in ("gradio", "pyarrow.parquet"):
+    importlib.util.find_spec(extra.partition(".")[0]) and importlib.import_module(extra)
 
 def state():
     return {
@@ -86,7 +88,7 @@ print("RESULTS" + json.dumps(results))
 @pytest.fixture(scope="module")
 def imported() -> dict[str, dict[str, object]]:
     command = [sys.executable, "-W", "ignore", "-c", PROBE, *MODULES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.split("RESULTS")[1])
 
