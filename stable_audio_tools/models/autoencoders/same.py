@@ -24,6 +24,7 @@ from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.conv import WNConv1d
 from stable_audio_tools.models.layers.norms import DynamicTanh
 from stable_audio_tools.models.layers.transformer import TransformerBlock
+from stable_audio_tools.models.layers.transpose import Transpose
 from stable_audio_tools.registry import Options
 
 # Keys that published configs carry over from an older architecture, and that never had an effect here.
@@ -216,11 +217,6 @@ class TransformerResamplingBlock(nn.Module):
         return x
 
 
-class _Transpose(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) <-> (B, D, L)
-        return x.transpose(1, 2)
-
-
 class _Same(nn.Module):
     """What both sides share."""
 
@@ -314,7 +310,7 @@ class SAMEEncoder(_Same):
                 TransformerResamplingBlock(widths[i], widths[i + 1], self.strides[i], depths[i], "encoder", sinusoidal[i], **block)
                 for i in range(count)
             ]
-            + [_Transpose(), nn.Linear(widths[-1], latent_dim), _Transpose()]
+            + [Transpose(), nn.Linear(widths[-1], latent_dim), Transpose()]
         )
         self.requires_grad_()
 
@@ -376,7 +372,7 @@ class SAMEDecoder(_Same):
         depths = _per_block(transformer_depths, count, "transformer_depths")
         sinusoidal = _num_sinusoidal(sinusoidal_blocks, sinusoidal_layers, count)
         self.layers = nn.ModuleList(
-            [_Transpose(), nn.Linear(latent_dim, widths[-1]), _Transpose()]
+            [Transpose(), nn.Linear(latent_dim, widths[-1]), Transpose()]
             + [
                 TransformerResamplingBlock(widths[i + 1], widths[i], self.strides[i], depths[i], "decoder", sinusoidal[i], **block)
                 for i in reversed(range(count))

@@ -17,12 +17,8 @@ from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
 from stable_audio_tools.models.layers.residual import residual_units
 from stable_audio_tools.models.layers.transformer import TransformerBlock
+from stable_audio_tools.models.layers.transpose import Transpose
 from stable_audio_tools.registry import Options
-
-
-class _Transpose(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) <-> (B, D, L)
-        return x.transpose(1, 2)
 
 
 class TAAEBlock(nn.Module):
@@ -74,7 +70,7 @@ class TAAEBlock(nn.Module):
             )
             for _ in range(transformer_depth)
         )
-        stack = nn.ModuleList([_Transpose(), *transformers, _Transpose()])
+        stack = nn.ModuleList([Transpose(), *transformers, Transpose()])
         conv = WNConv1d if is_encoder else WNConvTranspose1d
         resample: nn.Module = nn.Identity()
         if stride != 1:
