@@ -30,6 +30,7 @@ def create_dataloader_from_config(
     num_workers: int = 4,
     shuffle: bool = True,
     seed: int | None = None,
+    tokenizers: Any = None,
 ) -> ResumableLoader:
     """Make the loader that a dataset config describes.
 
@@ -42,6 +43,7 @@ def create_dataloader_from_config(
         num_workers: Processes that load data; 0 loads in this one.
         shuffle: Whether to shuffle.
         seed: Of the order and of the crops; None draws one from torch's global stream.
+        tokenizers: Has no effect: texts stay texts, which conditioners read themselves. Accepted since published scripts pass it.
 
     Raises:
         ConfigError: With every mistake in the config.

@@ -5,31 +5,35 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config.model import shift_of
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.families import SAMPLERS, SHIFTS
-from stable_audio_tools.inference.arguments import check_arguments, takes_option
-from stable_audio_tools.inference.conditions import cast, embedded, encode_init_audio, per_item
-from stable_audio_tools.inference.denoising import SAMPLER_KEYS, GuidedNetwork, SamplerOptions, decoded, own_options, sampled
-from stable_audio_tools.inference.lengths import AnyDiffusionModel, Lengths, Metadata, latent_mask, span_mask, whole_steps
+from stable_audio_tools.inference.arguments import check_arguments
+from stable_audio_tools.inference.conditions import embedded, encode_init_audio, per_item
+from stable_audio_tools.inference.denoising import SAMPLER_KEYS, SamplerOptions, decoded, own_options, sampled
+from stable_audio_tools.inference.inversion import InversionParams, invert_audio
+from stable_audio_tools.inference.lengths import AnyDiffusionModel, Lengths, Metadata, whole_steps
 from stable_audio_tools.inference.numerics import reference_numerics, seeded
-from stable_audio_tools.models.diffusion.base import prepared
+from stable_audio_tools.inference.requests import (
+    DEFAULT_CFG_SCALE,
+    InpaintRequest,
+    Request,
+    add_kept,
+    for_inversion,
+    guided,
+    sampling_shift,
+)
 from stable_audio_tools.models.diffusion.uncond import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.layers.packing import packed_linears
-from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.sampling.run import default_sampler
 from stable_audio_tools.sampling.shifts import Shift
 
 logger = logging.getLogger(__name__)
-DEFAULT_CFG_SCALE = 6.0
 
 
 @torch.no_grad()
@@ -49,6 +53,7 @@ def generate_diffusion_cond(
     init_audio: tuple[int, Tensor] | None = None,
     init_noise_level: float = 1.0,
     return_latents: bool = False,
+    inversion_params: Mapping[str, Any] | InversionParams | None = None,
     adapt_duration_to_conditioning: bool | None = None,
     duration_padding_sec: float = 6.0,
     use_effective_length_for_schedule: bool | None = None,
@@ -78,6 +83,8 @@ def generate_diffusion_cond(
         init_audio: (sample rate, audio (C, T)) to vary.
         init_noise_level: How much noise is mixed into it: ``sigma_max`` of the sampler.
         return_latents: Do not decode.
+        inversion_params: Start from the noise that ``init_audio`` comes from, instead of mixing noise into it: keys of `InversionParams`.
+            For rectified flows; ``init_noise_level`` has no effect then.
         adapt_duration_to_conditioning: Make no more than the longest ``seconds_total`` and ``duration_padding_sec``; None does so if one of
             the next two is on.
         duration_padding_sec: Time after ``seconds_total`` that is made too, in seconds.
@@ -97,10 +104,11 @@ def generate_diffusion_cond(
         Audio (B, C, T) of ``sample_size`` rounded down, neither normalised nor clipped; or latents (B, D, L).
 
     Raises:
-        ConfigError: If conditions are missing or their number is not ``batch_size``, or a number or an option is wrong.
+        ConfigError: If there are no conditions at all or their number is not ``batch_size``, or a number or an option is wrong.
+        DataError: If an item of ``conditioning`` lacks what the model is conditioned on, or a conditioner cannot read it.
         AudioError: If ``init_audio`` is no such pair, or holds NaN.
     """
-    return _generate(_Request(**locals()))
+    return _generate(Request(**locals()))
 
 
 @torch.no_grad()
@@ -169,8 +177,10 @@ def generate_diffusion_cond_inpaint(
 
     Raises:
         ConfigError: If the mask has another shape, or for the reasons of `generate_diffusion_cond`.
+        DataError: For the reasons of `generate_diffusion_cond`, like the next one.
+        AudioError: If ``init_audio`` or ``inpaint_audio`` is no pair of rate and samples, or holds NaN.
     """
-    return _generate(_InpaintRequest(**locals()))
+    return _generate(InpaintRequest(**locals()))
 
 
 @torch.no_grad()
@@ -206,6 +216,7 @@ def generate_diffusion_uncond(
 
     Raises:
         ConfigError: If a sampler option is wrong, or ``sample_size`` is too small.
+        AudioError: If ``init_audio`` is no pair of rate and samples, or holds NaN.
     """
     _check(model, steps, batch_size, sample_size, seed, sampler_kwargs, init_audio=init_audio)
     device = _device(model, device)
@@ -223,71 +234,7 @@ def generate_diffusion_uncond(
         return latents if return_latents else decoded(model.pretransform, latents)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """The arguments of `generate_diffusion_cond`."""
-
-    model: ConditionedDiffusionModelWrapper
-    steps: int
-    cfg_scale: float
-    conditioning: Metadata | None
-    conditioning_tensors: Mapping[str, Any] | None
-    negative_conditioning: Metadata | None
-    negative_conditioning_tensors: Mapping[str, Any] | None
-    batch_size: int
-    sample_size: int
-    sample_rate: int | None
-    seed: int
-    device: torch.device | str | None
-    init_audio: tuple[int, Tensor] | None
-    init_noise_level: float
-    return_latents: bool
-    adapt_duration_to_conditioning: bool | None
-    duration_padding_sec: float
-    use_effective_length_for_schedule: bool | None
-    mask_padding_attention: bool | None
-    apg_scale: float | None
-    dist_shift: Shift | Mapping[str, Any] | None
-    sampler_kwargs: dict[str, Any]
-
-    def audio(self) -> dict[str, Any]:
-        """Arguments that are audio, by name."""
-        return {"init_audio": self.init_audio}
-
-    def keep(self, lengths: Lengths, conditioning: Metadata | None) -> Tensor | None:
-        """Which latent frames are kept, (B, 1, L); None leaves it to the conditions."""
-        return None
-
-    def kept(self, lengths: Lengths, device: torch.device) -> Tensor | None:
-        """Latents (1, D, L) of which something is kept."""
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _InpaintRequest(_Request):
-    """The arguments of `generate_diffusion_cond_inpaint`."""
-
-    inpaint_audio: tuple[int, Tensor] | None
-    inpaint_mask: Tensor | None
-    inpaint_mask_start_seconds: float | None
-    inpaint_mask_end_seconds: float | None
-
-    def audio(self) -> dict[str, Any]:
-        return super().audio() | {"inpaint_audio": self.inpaint_audio}
-
-    def keep(self, lengths: Lengths, conditioning: Metadata | None) -> Tensor:
-        mask, rate = self.inpaint_mask, self.model.sample_rate
-        if mask is None:
-            mask = span_mask(self.inpaint_mask_start_seconds, self.inpaint_mask_end_seconds, lengths.samples, rate)
-        return latent_mask(mask, self.batch_size, lengths, conditioning, rate)
-
-    def kept(self, lengths: Lengths, device: torch.device) -> Tensor | None:
-        if self.inpaint_audio is None:
-            return None
-        return encode_init_audio(self.model, self.inpaint_audio, lengths.samples, device)
-
-
-def _generate(request: _Request) -> Tensor:
+def _generate(request: Request) -> Tensor:
     """The two conditional functions: from noise and conditions to audio."""
     model, batch_size = request.model, request.batch_size
     _check(model, request.steps, batch_size, request.sample_size, request.seed, request.sampler_kwargs, **request.audio())
@@ -301,58 +248,31 @@ def _generate(request: _Request) -> Tensor:
         request.use_effective_length_for_schedule, request.mask_padding_attention,
     )  # fmt: skip
     keep = request.keep(lengths, conditioning)
+    inversion = InversionParams.of(request.inversion_params)
+    if inversion is not None:
+        inversion.check(model.diffusion_objective, request.init_audio)
+    start = request.init_noise_level if inversion is None else inversion.inversion_sigma_max
     with reference_numerics(), seeded(_seed(request.seed)):
         # The order of these lines is the order in which random numbers are drawn.
         noise = torch.randn([batch_size, model.io_channels, lengths.frames], device=device)
         conditions = [embedded(model, conditioning, request.conditioning_tensors, device)]
         if negative_conditioning is not None or request.negative_conditioning_tensors is not None:
             conditions.append(embedded(model, negative_conditioning, request.negative_conditioning_tensors, device))
-        options = SamplerOptions.of(model, _with_start(request.sampler_kwargs, request.init_audio, request.init_noise_level))
+        options = SamplerOptions.of(model, _with_start(request.sampler_kwargs, request.init_audio, start))
         init = _init(model, request.init_audio, lengths.samples, batch_size, device)
-        _add_kept(model, conditions, noise, keep, request.kept(lengths, device))
+        add_kept(model, conditions, noise, keep, request.kept(lengths, device))
         inputs = model.get_conditioning_inputs(conditions[0])
         if len(conditions) > 1:
             inputs |= model.get_conditioning_inputs(conditions[1], negative=True)
-        network = _guided(request, inputs, lengths, options)
-        shift = _shift(model, request.dist_shift, options.name)
+        network = guided(request, inputs, lengths, options)
+        shift = sampling_shift(model, request.dist_shift, options.name)
         length = lengths.schedule if shift is not None else None
         with packed_linears(model.model, request.steps, rows=2 * batch_size * lengths.frames):
+            if inversion is not None and init is not None:
+                back = for_inversion(request, inversion, inputs, lengths, options, device)
+                noise, init = invert_audio(back, init, noise, inversion, disable_tqdm=options.is_silent), None
             latents = sampled(model, network, noise, init, request.steps, options, shift=shift, length=length, predict_pair=network.pair)
         return latents if request.return_latents else decoded(model.pretransform, latents, lengths.content)
-
-
-def _guided(request: _Request, inputs: dict[str, Any], lengths: Lengths, options: SamplerOptions) -> GuidedNetwork:
-    """The backbone with everything that is the same at all steps."""
-    model, scale = request.model, request.cfg_scale
-    is_old = model.sampling_version == "0.0.19"
-    inputs = cast(inputs, dtype_of(model.model))
-    if not is_old:
-        inputs.pop("negative_cross_attn_mask", None)
-    inputs = prepared(model.model, inputs, lengths.frames)
-    if lengths.content is not None:
-        inputs["padding_mask"] = lengths.content.to(next(model.parameters()).device)
-    apg_scale = request.apg_scale
-    if apg_scale is None:
-        apg_scale = 0.0 if is_old or not takes_option(model.model, "apg_scale") else 1.0
-    if apg_scale:
-        inputs["apg_scale"] = apg_scale
-    if scale not in (1.0, DEFAULT_CFG_SCALE) and not (model.cross_attn_cond_ids or model.prepend_cond_ids):
-        logger.warning("cfg_scale %g has no effect: guidance needs conditions for cross-attention, or prepended ones", scale)
-    inputs |= {"batch_cfg": True, "rescale_cfg": True, **options.backbone}
-    return GuidedNetwork(model.model, model.diffusion_objective, inputs, scale, options.interval)
-
-
-def _add_kept(
-    model: ConditionedDiffusionModelWrapper, conditions: list[dict[str, Any]], noise: Tensor, keep: Tensor | None, kept: Tensor | None
-) -> None:
-    """Tell an inpainting model what is kept: ``keep`` (B, 1, L) of ``kept`` (1, D, L); nothing, if conditions do not say either."""
-    takes_mask = "inpaint_mask" in [*model.input_concat_ids, *model.local_add_cond_ids]
-    for given in conditions:
-        if keep is None and ("inpaint_mask" in given or not takes_mask):
-            continue
-        mask = torch.zeros_like(noise[:, :1]) if keep is None else keep.to(noise.device)
-        audio = torch.zeros_like(noise) if kept is None else kept.repeat(len(noise), 1, 1) * mask
-        given |= {"inpaint_mask": [mask], "inpaint_masked_input": [audio]}
 
 
 def _check(
@@ -391,16 +311,6 @@ def _seed(seed: int) -> int:
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed must lie between 0 and {2**64 - 1}, or be -1 to draw one, got {seed}")
     return seed
-
-
-def _shift(model: ConditionedDiffusionModelWrapper, given: Shift | Mapping[str, Any] | None, sampler: str) -> Shift | None:
-    """The shift of the sampling times, as documented in `generate_diffusion_cond`."""
-    if given is not None:
-        return given if isinstance(given, Shift) else SHIFTS.build(*shift_of(given))
-    facts = SAMPLERS.part(sampler).facts if sampler in SAMPLERS else {}
-    if model.sampling_dist_shift is not None and facts.get("space") == "time":
-        return model.sampling_dist_shift
-    return model.dist_shift if sampler == "rk4" and model.sampling_version == "0.0.19" else None
 
 
 __all__ = [

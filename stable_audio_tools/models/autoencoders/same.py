@@ -15,6 +15,7 @@ from stable_audio_tools.config.base import NonNegativeInt, PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.autoencoders.resampling import TransformerResamplingBlock
+from stable_audio_tools.models.layers.transpose import Transpose
 from stable_audio_tools.registry import Options
 
 # Keys that published configs carry over from an older architecture, and that never had an effect here.
@@ -27,11 +28,6 @@ DEAD_KEYS = {
     "enable_inner_layer_dropout": "there is no dropout",
     "use_flash": "the attention kernel is not a property of the model",
 }
-
-
-class _Transpose(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) <-> (B, D, L)
-        return x.transpose(1, 2)
 
 
 class SAMEBackbone(nn.Module):
@@ -84,7 +80,7 @@ class SAMEBackbone(nn.Module):
 
         def projection() -> Sequence[nn.Module]:
             width_in, width_out = [widths[-1], latent_dim][::direction]
-            return [_Transpose(), nn.Linear(width_in, width_out), _Transpose()]
+            return [Transpose(), nn.Linear(width_in, width_out), Transpose()]
 
         if side == "encoder":
             self.layers = nn.ModuleList([*(resampler(i) for i in range(count)), *projection()])

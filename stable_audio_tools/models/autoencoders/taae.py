@@ -17,14 +17,10 @@ from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
 from stable_audio_tools.models.layers.residual import residual_units
 from stable_audio_tools.models.layers.transformer_block import TransformerBlock
+from stable_audio_tools.models.layers.transpose import Transpose
 from stable_audio_tools.registry import Options
 
 MappingStyle = Literal["conv", "linear", "none"]
-
-
-class _Transpose(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) <-> (B, D, L)
-        return x.transpose(1, 2)
 
 
 class TAAEBlock(nn.Module):
@@ -76,7 +72,7 @@ class TAAEBlock(nn.Module):
             )
             for _ in range(transformer_depth)
         )
-        stack = nn.ModuleList([_Transpose(), *transformers, _Transpose()])
+        stack = nn.ModuleList([Transpose(), *transformers, Transpose()])
         conv = WNConv1d if is_encoder else WNConvTranspose1d
         resample: nn.Module = nn.Identity()
         if stride != 1:
@@ -100,7 +96,7 @@ class TAAEBlock(nn.Module):
 
 def _linear(width_in: int, width_out: int) -> list[nn.Module]:
     """(B, C, L) -> (B, C', L), each step for itself."""
-    return [_Transpose(), nn.Linear(width_in, width_out), _Transpose()]
+    return [Transpose(), nn.Linear(width_in, width_out), Transpose()]
 
 
 @ENCODERS.register("taae", rules=(("covers", "c_mults", "strides", "transformer_depths"),))

@@ -10,7 +10,8 @@ from torch import nn
 
 from stable_audio_tools.checkpoint import load_model_weights
 from stable_audio_tools.errors import CheckpointError, ConfigError
-from stable_audio_tools.models.diffusion.dit import DiffusionTransformer, DiTWrapper
+from stable_audio_tools.models.diffusion.dit import DiffusionTransformer
+from stable_audio_tools.models.diffusion.dit_cond import DiTWrapper
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config
 
