@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.audio import use_audio
 from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
 from stable_audio_tools.config.dataset import AudioFolder
 from stable_audio_tools.data.audio_dir import SampleDataset, local_config
@@ -83,7 +84,7 @@ class CropsDataset(SampleDataset):
         """Samples of a file at our rate; 0 of one that cannot be read, which is told when it is asked for."""
         try:
             with self.files[index].opened() as source:
-                return self._num_samples(index, source)
+                return use_audio(source, lambda audio: self._num_samples(index, source, audio))
         except AudioError:
             return 0
 

@@ -15,15 +15,15 @@ from torch import Tensor
 from stable_audio_tools.audio import (
     SILENCE_DB,
     CropPlan,
+    OpenAudio,
     apply_crop,
     force_channels,
-    load,
     measure,
     normalizing_gain,
     pad_crop,
     plan_crop,
     plan_crop_at,
-    probe,
+    use_audio,
 )
 from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import AudioFolder, resolve
@@ -36,6 +36,7 @@ from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.families import DATASETS
 
 MAX_ATTEMPTS = 200  # crops tried before giving up on finding a usable one
+_SAFE_PEAK = 0.9999  # of a crop that need not be looked through for samples beyond full scale
 TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
 
 
@@ -177,14 +178,14 @@ class SampleDataset(ItemDataset):
             return _Unusable(f"{file.path}: is silent")
         plan, span = decoded
         gain = self._gain(index, rng)
-        crop = apply_crop(span * gain if gain != 1 else span, plan)
-        if float(crop.audio.abs().max()) < self.silence_threshold:
+        peak = _peak(span) * gain
+        if peak < self.silence_threshold:
             states.silent[index] = True
             return _Unusable(f"{file.path}: silent from {plan.seconds_start} s")
         if self.augment_phase and rng.random() < 0.5:
             gain = -gain
-            crop = crop._replace(audio=-crop.audio)
-        audio = force_channels(crop.audio.clamp(-1, 1), self.num_channels)  # (C, T)
+        crop = apply_crop(span * gain if gain != 1 else span, plan)
+        audio = force_channels(crop.audio if peak < _SAFE_PEAK else crop.audio.clamp(-1, 1), self.num_channels)  # (C, T)
         metadata: dict[str, Any] = {
             "path": str(file.path),
             "relpath": file.relpath,
@@ -200,12 +201,18 @@ class SampleDataset(ItemDataset):
 
     def _decode(self, index: int, source: Path | BinaryIO, rng: Any, start: int | None) -> tuple[CropPlan, Tensor] | None:
         """Which crop of a file an item is, and what there is of it (C, t), t <= `sample_size`; None if nothing can be heard."""
-        total = self._num_samples(index, source)
-        if not total:
-            return None
-        plan = self._plan(total, rng, start)
-        count = min(self.sample_size, total - plan.start)
-        return plan, load(source, start=plan.start, num_frames=count, sample_rate=self.sample_rate).samples
+        plan: CropPlan | None = None  # chosen once, also if a second decoder must be tried
+
+        def use(audio: OpenAudio) -> tuple[CropPlan, Tensor] | None:
+            nonlocal plan
+            total = self._num_samples(index, source, audio)
+            if not total:
+                return None
+            plan = plan or self._plan(total, rng, start)
+            count = min(self.sample_size, total - plan.start)
+            return plan, audio.load(start=plan.start, num_frames=count, sample_rate=self.sample_rate).samples
+
+        return use_audio(source, use)
 
     def _with_metadata(
         self, index: int, file: UsableFile, audio: Tensor, metadata: dict[str, Any], plan: CropPlan, gain: float
@@ -234,11 +241,11 @@ class SampleDataset(ItemDataset):
             return plan_crop_at(min(start, total), total, self.sample_size, self.sample_rate)
         return plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
 
-    def _num_samples(self, index: int, source: Path | BinaryIO) -> int:
+    def _num_samples(self, index: int, source: Path | BinaryIO, audio: OpenAudio) -> int:
         """Length of a file at our rate, without its silent end if that is to be stripped. Measures what is not known yet."""
         states = self.states
         if int(states.lengths[index]) < 0:
-            states.meet(index, probe(source))
+            states.meet(index, audio.probe())
         if (self.strip_silence or self.volume_norm) and int(states.audible[index]) < 0:
             states.note(index, measure(source))
         length, rate = int(states.lengths[index]), int(states.rates[index])
@@ -253,6 +260,12 @@ class SampleDataset(ItemDataset):
         target, spread = self.volume_norm_param
         wanted = target + rng.uniform(-spread, spread)
         return normalizing_gain(float(self.states.loudness[index]), float(self.states.peaks[index]), target_lufs=wanted)
+
+
+def _peak(audio: Tensor) -> float:
+    """Largest magnitude."""
+    low, high = audio.aminmax()
+    return max(-float(low), float(high))
 
 
 def _further_audio(file: UsableFile, given: Any) -> Mapping[str, Tensor]:
