@@ -77,6 +77,9 @@ class CropsDataset(SampleDataset):
     def __len__(self) -> int:
         return len(self.owners)
 
+    def is_unreadable(self, index: int) -> bool:
+        return super().is_unreadable(int(self.owners[index]))
+
     def _item(self, index: int, rng: Any, start: int | None = None) -> Any:
         return super()._item(int(self.owners[index]), rng, int(self.starts[index]))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -27,26 +26,19 @@ from stable_audio_tools.audio import (
 )
 from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import AudioFolder, resolve
-from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
 from stable_audio_tools.data.files import PathList
 from stable_audio_tools.data.metadata import Captions, MetadataModule
+from stable_audio_tools.data.replacing import ReplacingDataset, Unusable
 from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.families import DATASETS
 
-MAX_ATTEMPTS = 200  # crops tried before giving up on finding a usable one
 _SAFE_PEAK = 0.9999  # of a crop that need not be looked through for samples beyond full scale
 TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
 
 
-class _Unusable(NamedTuple):
-    """Why there is no item."""
-
-    reason: str
-
-
-class SampleDataset(ItemDataset):
+class SampleDataset(ReplacingDataset):
     """Crops of audio files; only the crop is decoded.
 
     Files that cannot be decoded, and crops that are silent or rejected, are replaced by another item, remembered, and counted
@@ -138,32 +130,16 @@ class SampleDataset(ItemDataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
-        index = key.index if isinstance(key, ItemKey) else key
-        reason, tried = "", 0
-        for attempt, candidate in enumerate(self._candidates(index, _stream(key, "order"))):
-            if int(self.lengths[candidate]) == UNREADABLE:
-                continue
-            item = self._item(candidate, _stream(key, attempt))
-            if not isinstance(item, _Unusable):
-                return item
-            reason, tried = item.reason, tried + 1
-            if tried == MAX_ATTEMPTS:
-                break
-        raise DataError(f"no usable audio found in {len(self.files)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
+    def is_unreadable(self, index: int) -> bool:
+        return int(self.states.lengths[index]) == UNREADABLE
 
-    def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
-        item = self._item(key.index if isinstance(key, ItemKey) else key, _stream(key, 0))
-        return (None, item.reason) if isinstance(item, _Unusable) else (item, "")
+    def has_readable(self) -> bool:
+        return bool((self.states.lengths != UNREADABLE).any())
 
-    def _candidates(self, index: int, rng: Any) -> Iterator[int]:
-        """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
-        yield index
-        count = len(self)
-        while bool((self.lengths != UNREADABLE).any()):
-            yield from rng.sample(range(count), min(count, MAX_ATTEMPTS))
+    def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
+        return self._item(index, rng)
 
-    def _item(self, index: int, rng: Any, start: int | None = None) -> tuple[Tensor, dict[str, Any]] | _Unusable:
+    def _item(self, index: int, rng: Any, start: int | None = None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         file, states = self.files[index], self.states
         started = time.perf_counter()
         try:
@@ -172,16 +148,16 @@ class SampleDataset(ItemDataset):
                 decoded = self._decode(index, source, rng, start)
         except AudioError as error:
             states.condemn(index, error)
-            return _Unusable(str(error))
+            return Unusable(str(error))
         if decoded is None:
             states.silent[index] = True
-            return _Unusable(f"{file.path}: is silent")
+            return Unusable(f"{file.path}: is silent")
         plan, span = decoded
         gain = self._gain(index, rng)
         peak = _peak(span) * gain
         if peak < self.silence_threshold:
             states.silent[index] = True
-            return _Unusable(f"{file.path}: silent from {plan.seconds_start} s")
+            return Unusable(f"{file.path}: silent from {plan.seconds_start} s")
         if self.augment_phase and rng.random() < 0.5:
             gain = -gain
         crop = apply_crop(span * gain if gain != 1 else span, plan)
@@ -216,13 +192,13 @@ class SampleDataset(ItemDataset):
 
     def _with_metadata(
         self, index: int, file: UsableFile, audio: Tensor, metadata: dict[str, Any], plan: CropPlan, gain: float
-    ) -> tuple[Tensor, dict[str, Any]] | _Unusable:
+    ) -> tuple[Tensor, dict[str, Any]] | Unusable:
         """The item with what its metadata module says, which may be that there is none."""
         if file.custom_metadata is not None:
             metadata |= file.custom_metadata(metadata, audio) or {}
         if metadata.pop("__reject__", False):
             self.states.rejected[index] = True
-            return _Unusable(f"{file.path}: rejected by the metadata module")
+            return Unusable(f"{file.path}: rejected by the metadata module")
         replacement = metadata.pop("__replace__", None)
         if replacement is not None:
             cropped = pad_crop(_checked(file, "__replace__", replacement), self.sample_size)
@@ -283,14 +259,6 @@ def _checked(file: UsableFile, name: str, given: Any) -> Tensor:
         shape = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise DataError(f"{file.path}: {name} is a float tensor (C, T), got {shape}")
     return given
-
-
-def _stream(key: int | ItemKey, purpose: str | int) -> Any:
-    """Randomness of one attempt at an item. A stream for each, so that a file which fails leaves no trace in what takes its place."""
-    if not isinstance(key, ItemKey):
-        return random
-    drawn = f"/draw {key.draw}" if key.draw else ""
-    return random.Random(f"{key.seed}/{key.epoch}/{key.index}{drawn}{f'/{purpose}' if purpose else ''}")
 
 
 @DATASETS.register("audio_dir")
