@@ -371,7 +371,9 @@ def _samples(frame: AudioFrame) -> NDArray[np.float32]:
         for channel, plane in enumerate(frame.planes):
             values[channel] = np.frombuffer(bytes(plane), dtype, count=frame.samples)
     else:
-        values[:] = np.frombuffer(bytes(frame.planes[0]), dtype, count=frame.samples * num_channels).reshape(-1, num_channels).T  # (C, t)
+        interleaved = np.frombuffer(bytes(frame.planes[0]), dtype, count=frame.samples * num_channels)
+        for channel in range(num_channels):
+            values[channel] = interleaved[channel::num_channels]
     if full_scale == 1:
         return values.astype(np.float32, copy=False)
     return ((values.astype(np.float64) - offset) / full_scale).astype(np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,12 @@ from torch import Tensor
 
 from stable_audio_tools.config.base import PositiveFloat, PositiveInt
 from stable_audio_tools.config.dataset import LatentFolder, resolve
-from stable_audio_tools.data.buckets import BucketSampler
+from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_table import LocalDatasetConfig
 from stable_audio_tools.data.latent_crop import crop_latents
 from stable_audio_tools.data.latent_store import LatentStore
-from stable_audio_tools.data.loader import ResumableSampler
 from stable_audio_tools.data.metadata import CustomMetadata, MetadataModule
-from stable_audio_tools.data.replacing import ReplacingDataset, Unusable, described_latents
+from stable_audio_tools.data.replacing import Unusable, described_latents
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.models.bottlenecks.vae import vae_deviation
@@ -57,7 +55,7 @@ class _File:
     weight: float
 
 
-class PreEncodedDataset(ReplacingDataset):
+class PreEncodedDataset(BucketedDataset):
     """Latents (D, L) or tokens (K, L), and the metadata that they were stored with.
 
     Files that cannot be read, and items that a metadata module rejects, are replaced by another item, and counted (`summary`).
@@ -109,11 +107,9 @@ class PreEncodedDataset(ReplacingDataset):
             self.files = [self.files[index] for index in kept]
             lengths = [lengths[index] for index in kept] if lengths is not None else None
         is_weighted = len({config.weight for config in configs}) > 1
-        if is_weighted and lengths is not None:
-            raise DataError("length_buckets and weights of folders do not go together; leave out one of them")
         self.sample_weights = torch.tensor([file.weight for file in self.files], dtype=torch.float64) if is_weighted else None
-        bounds = sorted(self.options.length_buckets)
-        self.bucket_lengths = [bounds[min(bisect_left(bounds, n), len(bounds) - 1)] for n in lengths] if lengths is not None else None
+        if lengths is not None:
+            self.set_buckets(self.options.length_buckets, lengths)
         # What could not be used, shared by all workers of this process.
         self.unreadable = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
         self.rejected = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
@@ -122,13 +118,6 @@ class PreEncodedDataset(ReplacingDataset):
     def filenames(self) -> list[str]:
         """Paths of all files."""
         return [str(file.path) for file in self.files]
-
-    def sampler(self, *, shuffle: bool, seed: int | None, drop_last: bool, batch_size: int, num_workers: int) -> ResumableSampler:
-        """The sampler of its loader: batches of one length each, if there are length buckets."""
-        options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
-        if self.bucket_lengths is None:
-            return ResumableSampler(self, **options)
-        return BucketSampler(self.bucket_lengths, batch_size=batch_size, **options)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -28,6 +28,9 @@ class ReplacingDataset(ItemDataset):
     A subclass makes items in `attempt`, and remembers in `is_unreadable` and `has_readable` what need not be tried again.
     """
 
+    holds = "latents"
+    """What messages call what is found in items."""
+
     def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         """One try at an item: with ``rng`` for all that is random in it, and of ``length`` if that is not None."""
         raise NotImplementedError
@@ -56,7 +59,7 @@ class ReplacingDataset(ItemDataset):
             reason, tried = item.reason, tried + 1
             if tried == MAX_ATTEMPTS:
                 break
-        raise DataError(f"no usable item found in {len(self)}: {self.summary()}{f'; last: {reason}' if reason else ''}")
+        raise DataError(f"no usable {self.holds} found in {len(self)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
 
     def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
         index, length = _parts(key)

@@ -242,7 +242,7 @@ def test_unreadable_files_are_replaced_and_named_once(write_store, caplog):
         and caplog.text.count("each file of latents has a JSON file") == 1
     )
     (folder / "0" / "0000000000002.npy").unlink()
-    with pytest.raises(DataError, match=r"^no usable item found in 3: 3 of 3 files unreadable \("):
+    with pytest.raises(DataError, match=r"^no usable latents found in 3 files: 3 of 3 files unreadable \("):
         data[0]
 
 

@@ -78,14 +78,14 @@ class AudioShards(ShardDataset, SampleDataset):
         SampleDataset.__init__(self, [], sample_size, files=files, **options)
         self.silence = silence
 
-    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, start: int | None) -> tuple[CropPlan, Tensor] | None:
+    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, size: int, start: int | None) -> tuple[CropPlan, Tensor] | None:
         if self.silence is None:
-            return super()._decode(index, source, rng, start)
+            return super()._decode(index, source, rng, size, start)
         use_audio(source, lambda audio: self._num_samples(index, source, audio))
         whole = remove_long_silence(load(source, sample_rate=self.sample_rate).samples, self.sample_rate, **self.silence, rng=rng)
         if not whole.shape[-1]:
             return None
-        plan = plan_crop(whole.shape[-1], self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
+        plan = plan_crop(whole.shape[-1], size, self.sample_rate, randomize=self.random_crop, rng=rng)
         return plan, whole[:, plan.start :]
 
 
