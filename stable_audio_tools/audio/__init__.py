@@ -2,7 +2,7 @@
 
 from stable_audio_tools.audio.channels import force_channels, set_audio_channels, to_mono, to_stereo
 from stable_audio_tools.audio.crop import Crop, CropPlan, apply_crop, normalized_crop, pad_crop, plan_crop, plan_crop_at, random_crop_start
-from stable_audio_tools.audio.io import AUDIO_EXTENSIONS, Audio, AudioInfo, load, probe, save
+from stable_audio_tools.audio.io import AUDIO_EXTENSIONS, Audio, AudioInfo, OpenAudio, load, probe, save, use_audio
 from stable_audio_tools.audio.loudness import loudness_lufs, normalizing_gain
 from stable_audio_tools.audio.measure import SILENCE_DB, Measurement, decibels, measure
 from stable_audio_tools.audio.pcm import from_int16, to_int16
@@ -18,6 +18,7 @@ __all__ = [
     "Crop",
     "CropPlan",
     "Measurement",
+    "OpenAudio",
     "apply_crop",
     "decibels",
     "force_channels",
@@ -41,4 +42,5 @@ __all__ = [
     "to_int16",
     "to_mono",
     "to_stereo",
+    "use_audio",
 ]

@@ -121,9 +121,10 @@ def apply_crop(span: Tensor, plan: CropPlan) -> Crop:
     """
     span = span[..., : plan.num_samples]
     num_held = span.shape[-1]
-    audio = torch.nn.functional.pad(span, (0, plan.num_samples - num_held))  # (..., C, num_samples)
-    mask = torch.zeros(plan.num_samples, dtype=torch.float32, device=span.device)
-    mask[:num_held] = 1
+    missing = plan.num_samples - num_held
+    audio = torch.nn.functional.pad(span, (0, missing)) if missing else span  # (..., C, num_samples)
+    mask = torch.ones(plan.num_samples, dtype=torch.float32, device=span.device)
+    mask[num_held:] = 0
     return Crop(audio, plan.start, plan.t_start, plan.t_end, plan.seconds_start, plan.seconds_total, mask)
 
 

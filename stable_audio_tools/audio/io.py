@@ -16,11 +16,11 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import soundfile  # pyright: ignore[reportMissingTypeStubs]
@@ -31,12 +31,13 @@ from torch import Tensor
 from stable_audio_tools.audio.decode import Decoder, decode
 from stable_audio_tools.audio.headers import NEXT_STEP
 from stable_audio_tools.audio.pcm import from_int16, to_int16
-from stable_audio_tools.audio.resample import RESAMPLE_MARGIN, is_shift_invariant, resample_frames
+from stable_audio_tools.audio.resample import RESAMPLE_MARGIN, is_shift_invariant, resample_channels
 from stable_audio_tools.audio.source import as_source, source_name
 from stable_audio_tools.audio.tags import append_info, make_tags, write_comments
 from stable_audio_tools.errors import AudioError
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 AUDIO_EXTENSIONS = frozenset(
     {".wav", ".mp3", ".flac", ".ogg", ".aif", ".opus"}  # what upstream scans for
@@ -88,12 +89,7 @@ def probe(path: str | os.PathLike[str] | BinaryIO) -> AudioInfo:
         AudioError: If the file cannot be decoded, is empty, or is shorter than its header says. Lossy formats may fall short by 1 %
             plus 4,608 frames (see :func:`~stable_audio_tools.audio.headers.is_broken_lossy_promise`).
     """
-    name = source_name(as_source(path))
-
-    def measure(decoder: Decoder) -> AudioInfo:
-        return info_of(decoder, name, decoder.count_frames())
-
-    return decode(path, measure)
+    return use_audio(path, OpenAudio.probe)
 
 
 def load(
@@ -116,13 +112,29 @@ def load(
     Raises:
         AudioError: If the file cannot be decoded, holds NaN or Inf, ends before ``start``, or is shorter than its header says.
     """
-    name = source_name(as_source(path))
-    bounds = ((start, 0), (num_frames, 1), (sample_rate, 1))
-    if not all(value is None or (isinstance(value, Integral) and value >= least) for value, least in bounds):
-        given = f"start={start}, num_frames={num_frames}, sample_rate={sample_rate}"
-        raise AudioError(f"{name}: cannot load {given}; start must be at least 0, num_frames and sample_rate at least 1, all whole numbers")
+    return use_audio(path, lambda audio: audio.load(start=start, num_frames=num_frames, sample_rate=sample_rate))
 
-    def read(decoder: Decoder) -> Audio:
+
+class OpenAudio:
+    """An open file, to be measured and loaded without opening it twice. See :func:`use_audio`."""
+
+    def __init__(self, decoder: Decoder, name: str) -> None:
+        self._decoder = decoder
+        self._name = name
+
+    def probe(self) -> AudioInfo:
+        """What :func:`probe` says of it."""
+        return info_of(self._decoder, self._name, self._decoder.count_frames())
+
+    def load(self, *, start: int = 0, num_frames: int | None = None, sample_rate: int | None = None) -> Audio:
+        """What :func:`load` returns of it."""
+        name, decoder = self._name, self._decoder
+        bounds = ((start, 0), (num_frames, 1), (sample_rate, 1))
+        if not all(value is None or (isinstance(value, Integral) and value >= least) for value, least in bounds):
+            given = f"start={start}, num_frames={num_frames}, sample_rate={sample_rate}"
+            raise AudioError(
+                f"{name}: cannot load {given}; start must be at least 0, num_frames and sample_rate at least 1, all whole numbers"
+            )
         rate = sample_rate or decoder.sample_rate
         if rate == decoder.sample_rate:
             samples = _read(decoder, name, start, num_frames)
@@ -134,7 +146,19 @@ def load(
             raise AudioError(f"{name}: nothing at frame {start} ({rate} Hz), {held}; start before its end") if num_held else _empty(name)
         return Audio(torch.as_tensor(samples), rate)
 
-    return decode(path, read)
+
+def use_audio(path: str | os.PathLike[str] | BinaryIO, use: Callable[[OpenAudio], Result]) -> Result:
+    """Open a file once, for all that is wanted of it.
+
+    Args:
+        path: As for :func:`load`.
+        use: What to do with it. Called again, with another decoder, if the first one fails.
+
+    Raises:
+        AudioError: If the file cannot be decoded, and whatever ``use`` raises.
+    """
+    name = source_name(as_source(path))
+    return decode(path, lambda decoder: use(OpenAudio(decoder, name)))
 
 
 def save(
@@ -233,8 +257,7 @@ def _read_resampled(decoder: Decoder, path: str, start: int, num_frames: int | N
     source = _read(decoder, path, period * down, num_source)
     first = start - period * up
     last = None if num_frames is None else first + num_frames
-    resampled = resample_frames(np.transpose(source), decoder.sample_rate, rate)[first:last]  # (T, C)
-    return np.ascontiguousarray(np.transpose(resampled), dtype=np.float32)  # (C, T)
+    return np.asarray(resample_channels(source, decoder.sample_rate, rate, start=first, stop=last), dtype=np.float32)  # (C, T)
 
 
 def _storable(audio: Tensor, path: str, subtype: str) -> NDArray[Any]:

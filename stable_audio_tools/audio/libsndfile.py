@@ -30,6 +30,15 @@ _UNKNOWN_FRAMES = 1 << 48  # libsndfile answers 2**63 - 1 for a FLAC that was wr
 _FLAC_BYTES_PER_SAMPLE = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}
 
 
+class _Sequential(soundfile.SoundFile):
+    """A file that soundfile does not seek in by itself: after each read it would seek to where the read ended, which decodes that
+    frame of a FLAC, or that page of an Ogg, again: 0.14 of 0.74 ms for 1.5 s of FLAC.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 class SndFile:
     """An open file; the :class:`~stable_audio_tools.audio.decode.Decoder` made of libsndfile.
 
@@ -43,7 +52,8 @@ class SndFile:
         self._path = source_name(source)
         if not isinstance(source, str):
             source.seek(0)
-        self._file = soundfile.SoundFile(source)
+        self._file = _Sequential(source)
+        self._position = 0  # the next frame that a read returns
         self._safe_entry = self._file.frames
         try:
             self._check_promises()
@@ -64,8 +74,8 @@ class SndFile:
         """The header's number of frames, proven by decoding the last one."""
         num_frames = self._file.frames
         if num_frames:
-            self._file.seek(num_frames - 1)
-            if len(self._file.read(1, dtype="float32", always_2d=True)) != 1:
+            self._seek(num_frames - 1)
+            if len(self._next(1)) != 1:
                 raise soundfile.SoundFileRuntimeError("the last frame cannot be read")
         return num_frames
 
@@ -76,11 +86,13 @@ class SndFile:
         if start >= stop:
             return np.zeros((self.num_channels, 0), dtype=np.float32)
         held = min(start, self._safe_entry)
-        self._file.seek(held)
+        self._seek(held)
         # In blocks, so that memory follows what is really there, not what the header says.
         blocks: deque[NDArray[np.float32]] = deque()
         while held < stop:
-            block = np.asarray(self._file.read(min(_BLOCK_FRAMES, stop - held), dtype="float32", always_2d=True), dtype=np.float32)
+            block = self._next(min(_BLOCK_FRAMES, stop - held))
+            if not len(block) and not held:
+                raise soundfile.SoundFileRuntimeError("no frame can be read")
             if not len(block):
                 raise broken_promise(self._path, promised, held)
             blocks.append(np.transpose(block[max(0, start - held) :]))
@@ -91,6 +103,16 @@ class SndFile:
         """All samples, as consecutive (C, T) blocks."""
         for start in range(0, self._file.frames, _BLOCK_FRAMES):
             yield self.read(start, _BLOCK_FRAMES)
+
+    def _seek(self, position: int) -> None:
+        if position != self._position:
+            self._position = self._file.seek(position)
+
+    def _next(self, num_frames: int) -> NDArray[np.float32]:
+        """(t, C) samples, fewer than asked for where the file ends."""
+        block = np.asarray(self._file.read(num_frames, dtype="float32", always_2d=True), dtype=np.float32)
+        self._position += len(block)
+        return block
 
     def _check_promises(self) -> None:
         file, kind = self._file, self._file.format

@@ -96,6 +96,8 @@ class LatentFolder(Strict):
         filelist_path: A text file that names the files to use, one per line, relative to the folder; without it, ``filelist.txt`` in the
             folder if there is one.
         latent_extension: Suffix of the files, if it is not that of the other folders.
+        weight: How often its items are drawn, relative to the items of other folders. If weights differ, each pass draws as many items
+            as there are, with repetition.
     """
 
     path: str = Field(min_length=1)
@@ -103,6 +105,7 @@ class LatentFolder(Strict):
     custom_metadata_module: str | None = None
     filelist_path: str | None = None
     latent_extension: str | None = None
+    weight: PositiveFloat = 1.0
 
     def absent(self, base_dir: Path | None) -> Iterator[Mistake]:
         """Mistakes about files that do not exist on this machine; locations relative to this object."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
 from stable_audio_tools.config.dataset import AudioFolder
 from stable_audio_tools.data.audio_dir import SampleDataset, local_config
 from stable_audio_tools.data.file_table import LocalDatasetConfig
-from stable_audio_tools.errors import AudioError, DataError
+from stable_audio_tools.data.replacing import Unusable
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
-
-NUM_READERS = 16  # threads: reading the headers of many files is waiting for them
 
 
 class CropsDataset(SampleDataset):
@@ -51,8 +49,7 @@ class CropsDataset(SampleDataset):
         if hop < 1:
             raise DataError(f"overlap_sec: {overlap_sec:g} s is no less than a crop, which has {sample_size / sample_rate:g} s")
         least = max(round(min_crop_sec * sample_rate), 1)
-        with ThreadPoolExecutor(NUM_READERS) as readers:
-            totals = list(readers.map(self._total, range(len(self.files))))
+        totals = self.totals()
         crops = [
             (owner, start)
             for owner, total in enumerate(totals)
@@ -76,16 +73,11 @@ class CropsDataset(SampleDataset):
     def __len__(self) -> int:
         return len(self.owners)
 
-    def _item(self, index: int, rng: Any, start: int | None = None) -> Any:
-        return super()._item(int(self.owners[index]), rng, int(self.starts[index]))
+    def is_unreadable(self, index: int) -> bool:
+        return super().is_unreadable(int(self.owners[index]))
 
-    def _total(self, index: int) -> int:
-        """Samples of a file at our rate; 0 of one that cannot be read, which is told when it is asked for."""
-        try:
-            with self.files[index].opened() as source:
-                return self._num_samples(index, source)
-        except AudioError:
-            return 0
+    def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
+        return self._item(int(self.owners[index]), rng, length or self.sample_size, int(self.starts[index]))
 
 
 @DATASETS.register("audio_crops")

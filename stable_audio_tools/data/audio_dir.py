@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -15,37 +15,33 @@ from torch import Tensor
 from stable_audio_tools.audio import (
     SILENCE_DB,
     CropPlan,
+    OpenAudio,
     apply_crop,
     force_channels,
-    load,
     measure,
     normalizing_gain,
     pad_crop,
     plan_crop,
     plan_crop_at,
-    probe,
+    use_audio,
 )
 from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import AudioFolder, resolve
-from stable_audio_tools.data.base import ItemDataset, ItemKey
+from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
 from stable_audio_tools.data.files import PathList
 from stable_audio_tools.data.metadata import Captions, MetadataModule
+from stable_audio_tools.data.replacing import Unusable
 from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.families import DATASETS
 
-MAX_ATTEMPTS = 200  # crops tried before giving up on finding a usable one
+_SAFE_PEAK = 0.9999  # of a crop that need not be looked through for samples beyond full scale
+NUM_READERS = 16  # threads: reading the headers of many files is waiting for them
 TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
 
 
-class _Unusable(NamedTuple):
-    """Why there is no item."""
-
-    reason: str
-
-
-class SampleDataset(ItemDataset):
+class SampleDataset(BucketedDataset):
     """Crops of audio files; only the crop is decoded.
 
     Files that cannot be decoded, and crops that are silent or rejected, are replaced by another item, remembered, and counted
@@ -65,6 +61,7 @@ class SampleDataset(ItemDataset):
         max_unreadable_share: From 0 to 1; if more of the files that were met cannot be decoded, that is an error.
         exclude_paths: Files to leave out.
         include_paths: The only files to use.
+        length_buckets: Samples; batches have one of these lengths each, so that short files are not padded to ``sample_size``.
         files: The files, if they were found before; ``configs`` and lists of paths have no say then.
 
     Raises:
@@ -87,6 +84,7 @@ class SampleDataset(ItemDataset):
         max_unreadable_share: float = 0.25,
         exclude_paths: PathList | None = None,
         include_paths: PathList | None = None,
+        length_buckets: Sequence[int] = (),
         files: UsableFiles | None = None,
     ) -> None:
         super().__init__()
@@ -109,6 +107,10 @@ class SampleDataset(ItemDataset):
         self.states = FileStates(self.files, max_unreadable_share)
         weights = self.files.weights()
         self.sample_weights = None if weights is None else torch.from_numpy(weights)
+        if length_buckets:
+            if max(length_buckets) > sample_size:
+                raise DataError(f"length_buckets: {max(length_buckets)} samples are more than sample_size, which is {sample_size}")
+            self.set_buckets(length_buckets, self.totals())
 
     @property
     def filenames(self) -> list[str]:
@@ -137,54 +139,40 @@ class SampleDataset(ItemDataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
-        index = key.index if isinstance(key, ItemKey) else key
-        reason, tried = "", 0
-        for attempt, candidate in enumerate(self._candidates(index, _stream(key, "order"))):
-            if int(self.lengths[candidate]) == UNREADABLE:
-                continue
-            item = self._item(candidate, _stream(key, attempt))
-            if not isinstance(item, _Unusable):
-                return item
-            reason, tried = item.reason, tried + 1
-            if tried == MAX_ATTEMPTS:
-                break
-        raise DataError(f"no usable audio found in {len(self.files)} files: {self.summary()}{f'; last: {reason}' if reason else ''}")
+    holds = "audio"
 
-    def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
-        item = self._item(key.index if isinstance(key, ItemKey) else key, _stream(key, 0))
-        return (None, item.reason) if isinstance(item, _Unusable) else (item, "")
+    def is_unreadable(self, index: int) -> bool:
+        return int(self.states.lengths[index]) == UNREADABLE
 
-    def _candidates(self, index: int, rng: Any) -> Iterator[int]:
-        """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
-        yield index
-        count = len(self)
-        while bool((self.lengths != UNREADABLE).any()):
-            yield from rng.sample(range(count), min(count, MAX_ATTEMPTS))
+    def has_readable(self) -> bool:
+        return bool((self.states.lengths != UNREADABLE).any())
 
-    def _item(self, index: int, rng: Any, start: int | None = None) -> tuple[Tensor, dict[str, Any]] | _Unusable:
+    def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
+        return self._item(index, rng, length or self.sample_size)
+
+    def _item(self, index: int, rng: Any, size: int, start: int | None = None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         file, states = self.files[index], self.states
         started = time.perf_counter()
         try:
             described = file.described()
             with file.opened() as source:
-                decoded = self._decode(index, source, rng, start)
+                decoded = self._decode(index, source, rng, size, start)
         except AudioError as error:
             states.condemn(index, error)
-            return _Unusable(str(error))
+            return Unusable(str(error))
         if decoded is None:
             states.silent[index] = True
-            return _Unusable(f"{file.path}: is silent")
+            return Unusable(f"{file.path}: is silent")
         plan, span = decoded
         gain = self._gain(index, rng)
-        crop = apply_crop(span * gain if gain != 1 else span, plan)
-        if float(crop.audio.abs().max()) < self.silence_threshold:
+        peak = _peak(span) * gain
+        if peak < self.silence_threshold:
             states.silent[index] = True
-            return _Unusable(f"{file.path}: silent from {plan.seconds_start} s")
+            return Unusable(f"{file.path}: silent from {plan.seconds_start} s")
         if self.augment_phase and rng.random() < 0.5:
             gain = -gain
-            crop = crop._replace(audio=-crop.audio)
-        audio = force_channels(crop.audio.clamp(-1, 1), self.num_channels)  # (C, T)
+        crop = apply_crop(span * gain if gain != 1 else span, plan)
+        audio = force_channels(crop.audio if peak < _SAFE_PEAK else crop.audio.clamp(-1, 1), self.num_channels)  # (C, T)
         metadata: dict[str, Any] = {
             "path": str(file.path),
             "relpath": file.relpath,
@@ -198,53 +186,81 @@ class SampleDataset(ItemDataset):
         }
         return self._with_metadata(index, file, audio, metadata, plan, gain)
 
-    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, start: int | None) -> tuple[CropPlan, Tensor] | None:
-        """Which crop of a file an item is, and what there is of it (C, t), t <= `sample_size`; None if nothing can be heard."""
-        total = self._num_samples(index, source)
-        if not total:
-            return None
-        plan = self._plan(total, rng, start)
-        count = min(self.sample_size, total - plan.start)
-        return plan, load(source, start=plan.start, num_frames=count, sample_rate=self.sample_rate).samples
+    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, size: int, start: int | None) -> tuple[CropPlan, Tensor] | None:
+        """Which crop of a file an item is, and what there is of it (C, t), t <= ``size``; None if nothing can be heard."""
+        plan: CropPlan | None = None  # chosen once, also if a second decoder must be tried
+
+        def use(audio: OpenAudio) -> tuple[CropPlan, Tensor] | None:
+            nonlocal plan
+            total = self._num_samples(index, source, audio)
+            if not total:
+                return None
+            plan = plan or self._plan(total, rng, size, start)
+            count = min(size, total - plan.start)
+            return plan, audio.load(start=plan.start, num_frames=count, sample_rate=self.sample_rate).samples
+
+        return use_audio(source, use)
 
     def _with_metadata(
         self, index: int, file: UsableFile, audio: Tensor, metadata: dict[str, Any], plan: CropPlan, gain: float
-    ) -> tuple[Tensor, dict[str, Any]] | _Unusable:
+    ) -> tuple[Tensor, dict[str, Any]] | Unusable:
         """The item with what its metadata module says, which may be that there is none."""
         if file.custom_metadata is not None:
             metadata |= file.custom_metadata(metadata, audio) or {}
         if metadata.pop("__reject__", False):
             self.states.rejected[index] = True
-            return _Unusable(f"{file.path}: rejected by the metadata module")
+            return Unusable(f"{file.path}: rejected by the metadata module")
         replacement = metadata.pop("__replace__", None)
         if replacement is not None:
-            cropped = pad_crop(_checked(file, "__replace__", replacement), self.sample_size)
+            cropped = pad_crop(_checked(file, "__replace__", replacement), plan.num_samples)
             audio = force_channels(cropped.audio, self.num_channels).clamp(-1, 1)  # (C, T)
-            if replacement.shape[-1] != self.sample_size:
+            if replacement.shape[-1] != plan.num_samples:
                 metadata["padding_mask"] = cropped.padding_mask
         for name, extra in _further_audio(file, metadata.pop("__audio__", {})).items():
             start = min(plan.start, extra.shape[-1])
-            cropped = pad_crop(extra, self.sample_size, start=start).audio * gain
+            cropped = pad_crop(extra, plan.num_samples, start=start).audio * gain
             metadata[name] = force_channels(cropped.clamp(-1, 1), self.num_channels)
         return audio, metadata
 
-    def _plan(self, total: int, rng: Any, start: int | None) -> CropPlan:
+    def _plan(self, total: int, rng: Any, size: int, start: int | None) -> CropPlan:
         """Which part of a file of ``total`` samples an item is."""
         if start is not None:
-            return plan_crop_at(min(start, total), total, self.sample_size, self.sample_rate)
-        return plan_crop(total, self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
+            return plan_crop_at(min(start, total), total, size, self.sample_rate)
+        return plan_crop(total, size, self.sample_rate, randomize=self.random_crop, rng=rng)
 
-    def _num_samples(self, index: int, source: Path | BinaryIO) -> int:
+    def _num_samples(self, index: int, source: Path | BinaryIO, audio: OpenAudio) -> int:
         """Length of a file at our rate, without its silent end if that is to be stripped. Measures what is not known yet."""
         states = self.states
         if int(states.lengths[index]) < 0:
-            states.meet(index, probe(source))
+            states.meet(index, audio.probe())
         if (self.strip_silence or self.volume_norm) and int(states.audible[index]) < 0:
             states.note(index, measure(source))
+        return self._known_samples(index)
+
+    def _known_samples(self, index: int) -> int:
+        states = self.states
         length, rate = int(states.lengths[index]), int(states.rates[index])
         if self.strip_silence and length - int(states.audible[index]) >= TAIL_SECONDS * rate:
             length = int(states.audible[index])
         return -(-length * self.sample_rate // rate)  # rounded up
+
+    def totals(self) -> list[int]:
+        """Samples of every file at our rate; 0 of one that cannot be read, which is told when it is asked for.
+
+        Of files that nothing is known of, the headers are read.
+        """
+        with ThreadPoolExecutor(NUM_READERS) as readers:
+            return list(readers.map(self._total, range(len(self.files))))
+
+    def _total(self, index: int) -> int:
+        is_measured = int(self.states.audible[index]) >= 0 or not self.strip_silence
+        if int(self.states.lengths[index]) >= 0 and is_measured:
+            return self._known_samples(index)
+        try:
+            with self.files[index].opened() as source:
+                return use_audio(source, lambda audio: self._num_samples(index, source, audio))
+        except AudioError:
+            return 0
 
     def _gain(self, index: int, rng: Any) -> float:
         """What brings a file to its loudness."""
@@ -253,6 +269,12 @@ class SampleDataset(ItemDataset):
         target, spread = self.volume_norm_param
         wanted = target + rng.uniform(-spread, spread)
         return normalizing_gain(float(self.states.loudness[index]), float(self.states.peaks[index]), target_lufs=wanted)
+
+
+def _peak(audio: Tensor) -> float:
+    """Largest magnitude."""
+    low, high = audio.aminmax()
+    return max(-float(low), float(high))
 
 
 def _further_audio(file: UsableFile, given: Any) -> Mapping[str, Tensor]:
@@ -272,14 +294,6 @@ def _checked(file: UsableFile, name: str, given: Any) -> Tensor:
     return given
 
 
-def _stream(key: int | ItemKey, purpose: str | int) -> Any:
-    """Randomness of one attempt at an item. A stream for each, so that a file which fails leaves no trace in what takes its place."""
-    if not isinstance(key, ItemKey):
-        return random
-    drawn = f"/draw {key.draw}" if key.draw else ""
-    return random.Random(f"{key.seed}/{key.epoch}/{key.index}{drawn}{f'/{purpose}' if purpose else ''}")
-
-
 @DATASETS.register("audio_dir")
 def audio_dir(
     datasets: list[AudioFolder],
@@ -297,6 +311,7 @@ def audio_dir(
     max_unreadable_share: Probability = 0.25,
     exclude_paths_file: ListFile | None = None,
     include_paths_file: ListFile | None = None,
+    length_buckets: list[PositiveInt] | None = None,
 ) -> SampleDataset:
     """Folders of audio files.
 
@@ -316,6 +331,7 @@ def audio_dir(
         max_unreadable_share: If more of the files that were met cannot be decoded, training stops; 1 goes on with what is left.
         exclude_paths_file: A list of files to leave out, one path or name per line.
         include_paths_file: A list of the only files to use.
+        length_buckets: Samples; batches have one of these lengths each, so that short files are not padded to ``sample_size``.
     """
     configs = [local_config(folder, base_dir) for folder in datasets]
     exclude, include = (PathList(resolve(file, base_dir)) if file else None for file in (exclude_paths_file, include_paths_file))
@@ -333,6 +349,7 @@ def audio_dir(
         max_unreadable_share=max_unreadable_share,
         exclude_paths=exclude,
         include_paths=include,
+        length_buckets=length_buckets or (),
     )
 
 

@@ -1,13 +1,17 @@
-"""BucketSampler: batches of items of similar length, so that short items are not padded to the length of the longest."""
+"""Length buckets: batches of items of similar length, so that short items are not padded to the length of the longest."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.data.loader import ResumableSampler
+from stable_audio_tools.data.replacing import ReplacingDataset
+from stable_audio_tools.errors import DataError
 
 
 class BucketSampler(ResumableSampler):
@@ -52,3 +56,33 @@ class BucketSampler(ResumableSampler):
             waiting = waiting.repeat(world)[: -(-len(waiting) // world) * world]
         blocks.append((waiting, length))
         return torch.cat([block for block, _ in blocks]), torch.cat([torch.full_like(block, length) for block, length in blocks])
+
+
+class BucketedDataset(ReplacingDataset):
+    """A dataset that can have batches of several lengths: after `set_buckets`, its loader asks for items of these lengths.
+
+    Attributes:
+        bucket_lengths: The length of each item; None if all have the same.
+        sample_weights: How often each item is drawn, relative to others; None if equally often.
+    """
+
+    bucket_lengths: list[int] | None = None
+    sample_weights: Tensor | None = None
+
+    def set_buckets(self, bounds: Sequence[int], lengths: Sequence[int]) -> None:
+        """Give each item the smallest of the ``bounds`` that holds its length, or the largest.
+
+        Raises:
+            DataError: If items have weights: what is drawn with repetition cannot be sorted into whole batches beforehand.
+        """
+        if self.sample_weights is not None:
+            raise DataError("length_buckets and weights of folders do not go together; leave out one of them")
+        ordered = sorted(bounds)
+        self.bucket_lengths = [ordered[min(bisect_left(ordered, length), len(ordered) - 1)] for length in lengths]
+
+    def sampler(self, *, shuffle: bool, seed: int | None, drop_last: bool, batch_size: int, num_workers: int) -> ResumableSampler:
+        """The sampler of its loader: batches of one length each, if there are length buckets."""
+        options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        if self.bucket_lengths is None:
+            return ResumableSampler(self, **options)
+        return BucketSampler(self.bucket_lengths, batch_size=batch_size, **options)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from stable_audio_tools.data.base import ItemKey, Ordered, Summarised, Weighted
 from stable_audio_tools.errors import DataError, StableAudioError
@@ -217,7 +217,7 @@ def _stack(values: Sequence[Tensor]) -> Tensor:
             f"items of one batch have different shapes: {', '.join(map(str, shapes))}; if these are pre-encoded, set latent_crop_length or "
             "length_buckets in the dataset config"
         )
-    return torch.stack(list(values))
+    return default_collate(list(values))  # torch.stack, but in a worker into the shared memory that it would be copied to otherwise
 
 
 def make_loader(

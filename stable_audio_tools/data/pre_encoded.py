@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import random
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,17 @@ from torch import Tensor
 
 from stable_audio_tools.config.base import PositiveFloat, PositiveInt
 from stable_audio_tools.config.dataset import LatentFolder, resolve
-from stable_audio_tools.data.base import ItemDataset, ItemKey
-from stable_audio_tools.data.buckets import BucketSampler
+from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_table import LocalDatasetConfig
 from stable_audio_tools.data.latent_crop import crop_latents
 from stable_audio_tools.data.latent_store import LatentStore
-from stable_audio_tools.data.loader import ResumableSampler
 from stable_audio_tools.data.metadata import CustomMetadata, MetadataModule
+from stable_audio_tools.data.replacing import Unusable, described_latents
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.models.bottlenecks.vae import vae_deviation
 
 logger = logging.getLogger(__name__)
-MAX_ATTEMPTS = 200  # items tried before giving up on finding a usable one
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,10 @@ class _File:
     path: Path
     store: LatentStore
     custom_metadata: CustomMetadata | None
+    weight: float
 
 
-class PreEncodedDataset(ItemDataset):
+class PreEncodedDataset(BucketedDataset):
     """Latents (D, L) or tokens (K, L), and the metadata that they were stored with.
 
     Files that cannot be read, and items that a metadata module rejects, are replaced by another item, and counted (`summary`).
@@ -98,7 +95,7 @@ class PreEncodedDataset(ItemDataset):
             raise DataError("datasets: the list is empty; give at least one folder of pre-encoded items")
         _refuse_mixtures(opened, sample_rate)
         pairs = zip(opened, configs, strict=True)
-        self.files = [_File(path, store, config.custom_metadata_fn) for store, config in pairs for path in store.paths]
+        self.files = [_File(path, store, config.custom_metadata_fn, config.weight) for store, config in pairs for path in store.paths]
         lengths = [frames for store in opened for frames in store.real_lengths()] if self.options.length_buckets else None
         if min_length_sec is not None or max_length_sec is not None:
             low, high = min_length_sec or 0.0, max_length_sec if max_length_sec is not None else math.inf
@@ -109,8 +106,10 @@ class PreEncodedDataset(ItemDataset):
                 raise DataError(f"none of {len(self.files)} items has a seconds_total of {low:g} to {high:g}; see min_ and max_length_sec")
             self.files = [self.files[index] for index in kept]
             lengths = [lengths[index] for index in kept] if lengths is not None else None
-        bounds = sorted(self.options.length_buckets)
-        self.bucket_lengths = [bounds[min(bisect_left(bounds, n), len(bounds) - 1)] for n in lengths] if lengths is not None else None
+        is_weighted = len({config.weight for config in configs}) > 1
+        self.sample_weights = torch.tensor([file.weight for file in self.files], dtype=torch.float64) if is_weighted else None
+        if lengths is not None:
+            self.set_buckets(self.options.length_buckets, lengths)
         # What could not be used, shared by all workers of this process.
         self.unreadable = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
         self.rejected = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
@@ -120,49 +119,23 @@ class PreEncodedDataset(ItemDataset):
         """Paths of all files."""
         return [str(file.path) for file in self.files]
 
-    def sampler(self, *, shuffle: bool, seed: int | None, drop_last: bool, batch_size: int, num_workers: int) -> ResumableSampler:
-        """The sampler of its loader: batches of one length each, if there are length buckets."""
-        options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
-        if self.bucket_lengths is None:
-            return ResumableSampler(self, **options)
-        return BucketSampler(self.bucket_lengths, batch_size=batch_size, **options)
-
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
-        index = key.index if isinstance(key, ItemKey) else key
-        reason, tried = "", 0
-        for attempt, candidate in enumerate(self._candidates(index, _stream(key, "order"))):
-            if bool(self.unreadable[candidate]):
-                continue
-            item, reason = self._item(candidate, _stream(key, attempt), key.length if isinstance(key, ItemKey) else None)
-            tried += 1
-            if item is not None:
-                return item
-            if tried == MAX_ATTEMPTS:
-                break
-        raise DataError(f"no usable item found in {len(self.files)}: {self.summary()}{f'; last: {reason}' if reason else ''}")
+    def is_unreadable(self, index: int) -> bool:
+        return bool(self.unreadable[index])
 
-    def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
-        index, length = (key.index, key.length) if isinstance(key, ItemKey) else (key, None)
-        return self._item(index, _stream(key, 0), length)
+    def has_readable(self) -> bool:
+        return not bool(self.unreadable.all())
 
-    def _candidates(self, index: int, rng: Any) -> Iterator[int]:
-        """The item asked for, then those that may take its place."""
-        yield index
-        while not bool(self.unreadable.all()):
-            yield from rng.sample(range(len(self.files)), min(len(self.files), MAX_ATTEMPTS))
-
-    def _item(self, index: int, rng: Any, length: int | None) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
-        """The item, or None and why there is none."""
+    def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         file = self.files[index]
         try:
             latents, metadata = file.store.latents(file.path), file.store.metadata(file.path)
         except DataError as error:
             self.unreadable[index] = True
             logger.warning("skipped: %s", error)
-            return None, str(error)
+            return Unusable(str(error))
         metadata["latent_filename"] = str(file.path)
         wanted = length or self.options.latent_crop_length
         latents = crop_latents(latents, metadata, file.store, wanted, rng if self.options.random_crop else None)
@@ -171,18 +144,13 @@ class PreEncodedDataset(ItemDataset):
             mean, scale = latents.chunk(2)
             noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(rng.getrandbits(63))) if self.options.sample else 0
             latents = mean + vae_deviation(scale) * noise
-        if file.custom_metadata is not None:
-            metadata |= file.custom_metadata(metadata, latents) or {}
-        if metadata.pop("__reject__", False):
+        item = described_latents(latents, metadata, file.path, file.custom_metadata)
+        if isinstance(item, Unusable):
             self.rejected[index] = True
-            return None, f"{file.path}: rejected by the metadata module"
-        replacement = metadata.pop("__replace__", None)
-        if replacement is not None:
-            latents = _checked_replacement(replacement, file.path)
+            return item
         for name in self.options.cached_conditions:
-            _use_cached(metadata, name, file)
-        metadata["audio"] = latents
-        return (latents, metadata), ""
+            _use_cached(item[1], name, file)
+        return item
 
     @property
     def num_unreadable(self) -> int:
@@ -205,24 +173,12 @@ class PreEncodedDataset(ItemDataset):
         return f" ({names})" if indices else ""
 
 
-def _stream(key: int | ItemKey, purpose: str | int) -> Any:
-    """Randomness of one attempt at an item."""
-    return random.Random(f"{key.seed}/{key.epoch}/{key.index}/{purpose}") if isinstance(key, ItemKey) else random
-
-
 def _use_cached(metadata: dict[str, Any], name: str, file: _File) -> None:
     text = metadata.get(name)
     if not isinstance(text, str):
         raise DataError(f"{file.path}: cached_conditions: {name!r} is no text: {text!r:.60}")
     metadata[f"{name}_text"] = text
     metadata[name] = file.store.condition(name, text)
-
-
-def _checked_replacement(given: Any, path: Path) -> Tensor:
-    if not isinstance(given, Tensor) or given.dim() != 2:
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise DataError(f"{path}: __replace__ is a tensor of latents (channels, frames), got {shape}")
-    return given
 
 
 def _refuse_mixtures(stores: Sequence[LatentStore], sample_rate: int | None) -> None:
@@ -284,7 +240,7 @@ def pre_encoded(
         module = MetadataModule(resolve(folder.custom_metadata_module, base_dir)) if folder.custom_metadata_module else None
         if module is not None:
             module.load()  # only to find its mistakes now: each worker runs it anew
-        configs.append(LocalDatasetConfig(folder.id, str(path), module))
+        configs.append(LocalDatasetConfig(folder.id, str(path), module, weight=folder.weight))
         filelist = resolve(folder.filelist_path, base_dir) if folder.filelist_path else None
         stores.append(LatentStore(path, folder.latent_extension or latent_extension, filelist))
     options = LatentOptions(latent_crop_length, random_crop, length_buckets or (), sample, cached_conditions or ())

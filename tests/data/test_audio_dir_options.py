@@ -13,8 +13,9 @@ from stable_audio_tools.audio import load, loudness_lufs, measure, normalizing_g
 from stable_audio_tools.config.check import check_dataset_config, check_files
 from stable_audio_tools.config.source import Source
 from stable_audio_tools.data.base import ItemKey
-from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.dataset import create_dataloader_from_config, create_dataset_from_config
 from stable_audio_tools.data.metadata import INSTRUCTIONS
+from stable_audio_tools.data.scan import scan
 from stable_audio_tools.errors import ConfigError, DataError
 
 RATE, SIZE = 8000, 500
@@ -282,3 +283,26 @@ def test_options_are_checked_with_the_config():
     data = {"dataset_type": "audio_dir", "datasets": [{"id": "x", "path": "y"}], "volume_norm_param": [-16], "max_unreadable_share": 2}
     found = {mistake.path: mistake.message for mistake in check_dataset_config(data)}
     assert set(found) == {"volume_norm_param", "max_unreadable_share"}
+
+
+@pytest.mark.parametrize("has_manifest", [False, True])
+def test_batches_of_similar_length(tmp_path, write_noises, has_manifest):
+    for index, seconds in enumerate((0.1, 0.5, 2.0)):
+        write_noises(tmp_path / "in" / str(index), 4, seconds=seconds)
+    if has_manifest:
+        scan(tmp_path / "in")
+    config = {"dataset_type": "audio_dir", "datasets": [{"id": "a", "path": str(tmp_path / "in")}], "length_buckets": [1000, 4000, 8000]}
+    loader = create_dataloader_from_config(config, 2, 8000, 8000, 1, num_workers=0, seed=0)
+    seen = [(audio.shape[-1], *(int(item["padding_mask"].sum()) for item in metadata)) for audio, metadata in loader]
+    assert sorted(seen) == [(1000, 800, 800)] * 2 + [(4000, 4000, 4000)] * 2 + [(8000, 8000, 8000)] * 2
+    dataset = loader.dataset
+    assert dataset[0][0].shape == (1, 8000)  # a script that asks for items itself gets what it always got
+
+
+def test_buckets_that_cannot_be(tmp_path, write_noises):
+    folders = [{"id": name, "path": str(write_noises(tmp_path / name)), "weight": weight} for name, weight in (("a", 1.0), ("b", 2.0))]
+    config = {"dataset_type": "audio_dir", "datasets": folders, "length_buckets": [1000, 4000]}
+    with pytest.raises(DataError, match="length_buckets: 4000 samples are more than sample_size, which is 2000"):
+        create_dataset_from_config(config, 2000, 8000, 1)
+    with pytest.raises(DataError, match="length_buckets and weights of folders do not go together; leave out one of them"):
+        create_dataset_from_config(config, 8000, 8000, 1)

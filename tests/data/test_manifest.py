@@ -76,8 +76,8 @@ def test_with_a_manifest_the_folder_is_not_searched_and_files_are_not_probed(fol
     def fail(*arguments, **options):
         raise AssertionError("searched, probed or measured")
 
-    for name in ("file_table.find_audio_names", "audio_dir.probe", "audio_dir.measure"):
-        monkeypatch.setattr(f"stable_audio_tools.data.{name}", fail)
+    for name in ("data.file_table.find_audio_names", "audio.OpenAudio.probe", "data.audio_dir.measure"):
+        monkeypatch.setattr(f"stable_audio_tools.{name}", fail)
     config = {"dataset_type": "audio_dir", "datasets": [{"id": "x", "path": str(folder)}], "volume_norm": True, "strip_silence": True}
     assert len(list(create_dataloader_from_config(config, 1, 500, 8000, num_workers=0))) == 5
 

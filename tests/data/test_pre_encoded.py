@@ -183,6 +183,16 @@ def test_several_stores(write_store):
     assert len(data) == 4 and data[3][1]["padding_mask"].sum() == 5
 
 
+def test_weights_of_folders(write_store):
+    few, many = str(write_store([5] * 3)), str(write_store([5] * 30, "b"))
+    folders = [{"path": few, "weight": 90.0}, {"path": many}]
+    loader = create_dataloader_from_config({**config(), "datasets": folders}, 1, 1, RATE, 1, num_workers=0, seed=0)
+    drawn = [metadata[0]["latent_filename"] for _, metadata in loader]
+    assert len(drawn) == 33 and sum(name.startswith(few + "/") for name in drawn) > 24  # nine of ten
+    with pytest.raises(DataError, match="length_buckets and weights of folders do not go together; leave out one of them"):
+        create_dataset_from_config({**config(length_buckets=[10]), "datasets": folders}, 1, RATE, 1)
+
+
 def test_a_list_of_files(write_store, tmp_path):
     folder = write_store()
     (tmp_path / "list.txt").write_text("0/0000000000002.npy\n\n0/0000000000000.npy\n")
@@ -232,7 +242,7 @@ def test_unreadable_files_are_replaced_and_named_once(write_store, caplog):
         and caplog.text.count("each file of latents has a JSON file") == 1
     )
     (folder / "0" / "0000000000002.npy").unlink()
-    with pytest.raises(DataError, match=r"^no usable item found in 3: 3 of 3 files unreadable \("):
+    with pytest.raises(DataError, match=r"^no usable latents found in 3 files: 3 of 3 files unreadable \("):
         data[0]
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from stable_audio_tools.audio import load
 from stable_audio_tools.checkpoint import load_model_weights
+from stable_audio_tools.data.shards.pack import pack
 from stable_audio_tools.errors import CheckpointError, ConfigError, DataError
 from stable_audio_tools.models import create_model_from_config
 from tests.preencode.conftest import SECONDS, contents
@@ -133,6 +134,19 @@ def test_shards(encode):
             for member in tar.getmembers():
                 found[f"0/{member.name}"] = tar.extractfile(member).read()
     assert found == {name: content for name, content in contents(plain).items() if name.startswith("0/")}
+
+
+def test_audio_in_shards_is_encoded_as_audio_in_folders_is(encode, data, sounds, tmp_path):
+    pack(sounds, tmp_path / "shards")
+    shards = {"dataset_type": "wds", "datasets": [{"id": "a", "path": str(tmp_path / "shards")}], "random_crop": False}
+    plain, found = encode("a", store="mean").folder, encode("b", store="mean", dataset_config=shards).folder
+
+    def by_caption(folder):
+        names = {name: json.loads((folder / "0" / f"{name}.json").read_text()) for name in latents_of(folder)}
+        return {(entry["relpath"], entry["prompt"]): latents_of(folder)[name] for name, entry in names.items()}
+
+    expected, given = by_caption(plain), by_caption(found)
+    assert expected.keys() == given.keys() and all(np.allclose(given[key], expected[key], atol=1e-5) for key in expected)
 
 
 def test_half_precision(encode):

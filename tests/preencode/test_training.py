@@ -73,6 +73,13 @@ def test_training_with_buckets(encode, certain, write_model, train_briefly, loss
     assert len(collected.seen) == 8 and all(0 < loss < 10 for loss in collected.seen)
 
 
+def test_training_on_audio_with_buckets(data, tiny_diffusion, train_briefly, losses):
+    collected = losses()
+    buckets = {**data, "length_buckets": [512, 1024]}
+    train_briefly(tiny_diffusion(), dataset_config=buckets, callbacks=[collected], max_steps=6)
+    assert len(collected.seen) == 6 and all(0 < loss < 10 for loss in collected.seen)
+
+
 def test_training_with_cached_texts(encode, data, certain, write_model, train_briefly):
     """The cached embedding is what the model's own conditioner gives."""
     from stable_audio_tools.checkpoint import load_model_weights

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Literal
 
 from torch import Tensor
 
-from stable_audio_tools.audio import AUDIO_EXTENSIONS, CropPlan, load, plan_crop
+from stable_audio_tools.audio import AUDIO_EXTENSIONS, CropPlan, load, plan_crop, use_audio
 from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import ShardEntry, resolve
 from stable_audio_tools.data.audio_dir import SampleDataset
@@ -78,14 +78,14 @@ class AudioShards(ShardDataset, SampleDataset):
         SampleDataset.__init__(self, [], sample_size, files=files, **options)
         self.silence = silence
 
-    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, start: int | None) -> tuple[CropPlan, Tensor] | None:
+    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, size: int, start: int | None) -> tuple[CropPlan, Tensor] | None:
         if self.silence is None:
-            return super()._decode(index, source, rng, start)
-        self._num_samples(index, source)
+            return super()._decode(index, source, rng, size, start)
+        use_audio(source, lambda audio: self._num_samples(index, source, audio))
         whole = remove_long_silence(load(source, sample_rate=self.sample_rate).samples, self.sample_rate, **self.silence, rng=rng)
         if not whole.shape[-1]:
             return None
-        plan = plan_crop(whole.shape[-1], self.sample_size, self.sample_rate, randomize=self.random_crop, rng=rng)
+        plan = plan_crop(whole.shape[-1], size, self.sample_rate, randomize=self.random_crop, rng=rng)
         return plan, whole[:, plan.start :]
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import random
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.data.audio_dir import MAX_ATTEMPTS
-from stable_audio_tools.data.base import ItemDataset, ItemKey
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.latent_crop import crop_latents
 from stable_audio_tools.data.latent_store import DETAILS, SILENCE, LatentStore
+from stable_audio_tools.data.replacing import ReplacingDataset, Unusable, described_latents
 from stable_audio_tools.data.shards.files import ShardFile, ShardFiles, ShardSource
 from stable_audio_tools.errors import AudioError, DataError
 
@@ -36,7 +34,7 @@ class _Beside(NamedTuple):
         return cls(size, _latents(silence, f"{folder}/{SILENCE}.npy") if silence else None)
 
 
-class ShardLatents(ItemDataset):
+class ShardLatents(ReplacingDataset):
     """Latents (D, L), and the metadata that they were stored with.
 
     Samples that cannot be read, and those that are too short, too long or rejected, are replaced by another one, and counted.
@@ -71,41 +69,37 @@ class ShardLatents(ItemDataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
-        key = key if isinstance(key, ItemKey) else ItemKey(key, 0, random.getrandbits(31))
-        rng = random.Random(f"{key.seed}/{key.epoch}/{key.index}/{key.draw}")
-        index, reason = key.index, ""
-        for _ in range(MAX_ATTEMPTS):
-            if int(self.states.lengths[index]) != UNREADABLE:
-                item, reason = self._item(index, rng)
-                if item is not None:
-                    return item
-            index = rng.randrange(len(self))
-        raise DataError(f"no usable latents found in {len(self)} samples: {self.states.summary()}{f'; last: {reason}' if reason else ''}")
+    def is_unreadable(self, index: int) -> bool:
+        return int(self.states.lengths[index]) == UNREADABLE
 
-    def _item(self, index: int, rng: random.Random) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
-        """The item, or None and why there is none."""
+    def has_readable(self) -> bool:
+        return bool((self.states.lengths != UNREADABLE).any())
+
+    def summary(self) -> str:
+        """How many samples could not be read or were rejected so far, and the first few of each."""
+        return self.states.summary()
+
+    def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         file = self.files[index]
         try:
             latents, metadata = self._read(file)
             self.states.lengths[index] = latents.shape[-1]
             latents = crop_latents(
-                latents, metadata, cast("LatentStore", self._beside[file.source.url]), self.crop_length, rng if self.random_crop else None
-            )  # (D, L)
+                latents, metadata, cast("LatentStore", self._beside[file.source.url]), length or self.crop_length,
+                rng if self.random_crop else None,
+            )  # (D, L)  # fmt: skip
         except (AudioError, DataError) as error:
             if not isinstance(error, AudioError) and not str(error).startswith(file.path):
                 raise  # of the connection, not of the sample
             self.states.condemn(index, AudioError(str(error)))
-            return None, str(error)
-        metadata |= (file.custom_metadata(metadata, latents) if file.custom_metadata is not None else None) or {}
-        seconds = metadata.get("seconds_total")
-        is_out = seconds is not None and not self.bounds[0] <= seconds <= self.bounds[1]
-        if metadata.pop("__reject__", False) or is_out:
+            return Unusable(str(error))
+        item = described_latents(latents, metadata, file.path, file.custom_metadata)
+        seconds = None if isinstance(item, Unusable) else item[1].get("seconds_total")
+        if seconds is not None and not self.bounds[0] <= seconds <= self.bounds[1]:
+            item = Unusable(f"{file.path}: rejected for its length")
+        if isinstance(item, Unusable):
             self.states.rejected[index] = True
-            return None, f"{file.path}: rejected {'for its length' if is_out else 'by the metadata module'}"
-        latents = self._replaced(file, latents, metadata.pop("__replace__", None))
-        metadata["audio"] = latents
-        return (latents, metadata), ""
+        return item
 
     @staticmethod
     def _read(file: ShardFile) -> tuple[Tensor, dict[str, Any]]:
@@ -115,15 +109,6 @@ class ShardLatents(ItemDataset):
         if said.get("stored") == "mean-scale":
             raise DataError(f"{file.shard.url}: holds mean and scale; shards are of latents: pre-encode with the mean or a sample")
         return latents, {**said, **file.described(), "latent_filename": file.path}
-
-    @staticmethod
-    def _replaced(file: ShardFile, latents: Tensor, given: Any) -> Tensor:
-        if given is None:
-            return latents
-        if not isinstance(given, Tensor) or given.dim() != 2:
-            shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise DataError(f"{file.path}: __replace__ is a tensor of latents (channels, frames), got {shape}")
-        return given
 
 
 def _latents(data: bytes, name: str) -> Tensor:
