@@ -1,6 +1,6 @@
 """Seconds per step and peak memory of one training wrapper of each kind, with small models, and where the time goes.
 
-    python bench/train.py [--only NAME ...] [--steps 20]
+    python bench/train.py [--only NAME ...] [--steps 10]
 
 Runs as ``sat train`` makes them, with curves for TensorBoard and CSV, on sounds that are made first. What is neither forward nor backward
 pass, which is data, moving average, optimizer, logging and the loop itself, should take less than 10 % of a step. Each run has a process
@@ -31,7 +31,7 @@ from pytorch_lightning.profilers import Profiler
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.run import TrainOptions, train
 
-RATE, SIZE, WARM_UP = 22050, 16384, 5
+RATE, SIZE, WARM_UP = 22050, 16384, 3
 COLUMNS = ("forward", "backward", "data", "average", "optimizer", "logging", "callbacks", "loop")
 AIM = 0.1
 
@@ -246,7 +246,7 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(configs()), default=list(configs()))
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

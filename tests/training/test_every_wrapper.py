@@ -1,12 +1,15 @@
 """Every wrapper on real sounds: its loss falls; killed without warning and recovered, a run ends as one that nobody stops."""
 
+import random
 import shutil
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from stable_audio_tools.checkpoint import read_checkpoint, save_model_weights, weights_hash
 from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.checkpointing import find_checkpoints
 
 STEPS, EVERY = 60, 10  # three batches make a pass, so that checkpoints lie within one
@@ -70,7 +73,7 @@ def test_a_killed_and_recovered_run_learns_and_ends_like_one_that_nobody_stops(s
     if name == "adapter":
         torch.manual_seed(1)
         base = save_model_weights(create_model_from_config(made).state_dict(), tmp_path / "base.safetensors")
-        flags = ("--pretrained-ckpt-path", str(base), "--adapter", "lora", "--adapter-rank", "4")
+        flags = ("--pretrained-ckpt-path", str(base), "--adapter", "lora")
     assert_recovers_and_learns(scripts(made, sounds(6), "--num-workers", "0", *flags, random_crop=False), name)
 
 
@@ -78,6 +81,58 @@ def test_a_killed_and_recovered_run_learns_and_ends_like_one_that_nobody_stops(s
 def test_two_processes_that_are_killed_and_recovered_end_like_two_that_nobody_stops(scripts, sounds, config):
     flags = ("--num-workers", "0", "--devices", "2", "--strategy", "ddp")
     assert_recovers_and_learns(scripts(config("diffusion_cond"), sounds(12), *flags, random_crop=False), "diffusion_cond")
+
+
+# ---- what holds for every wrapper without a run ------------------------------------------------------------------------------------------
+
+KINDS = ["diffusion_uncond", *(name for name in WRAPPERS if name != "adapter")]
+
+
+def build(config):
+    torch.manual_seed(0)
+    return create_training_wrapper_from_config(config, create_model_from_config(config))
+
+
+def optimizers_of(wrapper):
+    made = wrapper.configure_optimizers()
+    made = made[0] if isinstance(made, tuple) else made
+    return made if isinstance(made, list) else [made]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_optimizers_have_all_that_is_trained_and_what_is_frozen_stays_in_eval_mode(config, name):
+    wrapper = build(config(name))
+    wrapper.train()
+    chosen = [parameter for optimizer in optimizers_of(wrapper) for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in chosen} == {id(parameter) for parameter in wrapper.parameters() if parameter.requires_grad}
+    assert len({id(parameter) for parameter in chosen}) == len(chosen) > 0
+    for path, module in wrapper.named_modules():
+        parameters = [*module.parameters()]
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            assert not module.training, path
+    pretransform = getattr(wrapper.model, "pretransform", None)
+    assert pretransform is None or not any(parameter.requires_grad for parameter in pretransform.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.parametrize("name", KINDS)
+def test_validation_says_the_same_twice(config, name):
+    made = config(name)
+    wrapper = build(made)
+    items = [{"prompt": "a kick", "seconds_start": 0, "seconds_total": 1, "path": f"{index}.wav"} for index in range(2)]
+    audio = 0.3 * torch.randn(2, 1, made["sample_size"], generator=torch.Generator().manual_seed(0))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(accelerator="cpu", **quiet)
+    logged = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        logged.append(trainer.validate(wrapper, torch.utils.data.DataLoader([(audio, items)], batch_size=None), verbose=False)[0])
+        assert torch.initial_seed() == seed, "training has its random numbers back"
+    assert logged[0] == logged[1] and any(key.startswith("val/") for key in logged[0])
+
+
+# ---- runs that are killed ---------------------------------------------------------------------------------------------------------------
 
 
 def assert_recovers_and_learns(script, name):
