@@ -33,7 +33,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	for script in bench/check.py bench/layers.py bench/lm.py bench/models.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in bench/check.py bench/layers.py bench/lm.py bench/models.py bench/train.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -195,6 +195,87 @@ def tiny_diffae() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def tiny_lm() -> Callable[..., dict[str, Any]]:
+    """``tiny_lm(**training)``: a language model of 8 kHz mono audio in two codebooks of eight tokens, told a prompt."""
+
+    def config(**training: Any) -> dict[str, Any]:
+        text = {"embed_dim": 16, "depth": 1, "num_heads": 2, "max_length": 24}
+        sizes = {"channels": 4, "c_mults": [1], "strides": [16], "latent_dim": 4}
+        codec = {
+            "encoder": {"type": "oobleck", "config": {"in_channels": 1, **sizes}},
+            "decoder": {"type": "oobleck", "config": {"out_channels": 1, **sizes}},
+            "bottleneck": {"type": "rvq", "config": {"dim": 4, "codebook_size": 8, "num_quantizers": 2}},
+            "latent_dim": 4, "downsampling_ratio": 16, "io_channels": 1,
+        }  # fmt: skip
+        network = {"embed_dim": 16, "depth": 1, "dim_heads": 8, "cross_attn_cond_dim": 16}
+        lm = {"type": "continuous_transformer", "codebook_pattern": "delay", "cross_attention_cond_ids": ["prompt"], "config": network}
+        conditioning = {"cond_dim": 16, "configs": [{"id": "prompt", "type": "byte_text", "config": text}]}
+        pretransform = {"type": "autoencoder", "config": codec}
+        return {
+            "model_type": "lm", "sample_rate": 8000, "sample_size": 800, "audio_channels": 1,
+            "model": {"pretransform": pretransform, "conditioning": conditioning, "lm": lm},
+            "training": {"learning_rate": 1e-3, **training},
+        }  # fmt: skip
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def save_tiny_musicgen(shared: Path) -> Callable[..., Path]:
+    """``save_tiny_musicgen(folder, channels=1)``: a MusicGen of 8 kHz audio with random weights, as transformers saves it."""
+
+    def save(folder: Path, channels: int = 1) -> Path:
+        from transformers import (
+            AutoConfig,
+            AutoTokenizer,
+            EncodecConfig,
+            MusicgenConfig,
+            MusicgenDecoderConfig,
+            MusicgenForConditionalGeneration,
+        )
+
+        torch.manual_seed(0)
+        text = shared / "fixtures" / "t5-tiny"
+        codec = EncodecConfig(
+            sampling_rate=8000, num_filters=4, hidden_size=8, codebook_size=16, codebook_dim=8, upsampling_ratios=[4, 2],
+            num_residual_layers=1, num_lstm_layers=1, norm_type="weight_norm",
+        )  # fmt: skip
+        codec.target_bandwidths = [2 * 4 * codec.frame_rate / 1000]  # two codebooks of four bits
+        decoder = MusicgenDecoderConfig(
+            vocab_size=16, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2, hidden_size=16, num_codebooks=2 * channels, dropout=0.0,
+            audio_channels=channels, pad_token_id=16, bos_token_id=16, initializer_factor=0.5,
+        )  # fmt: skip
+        config = MusicgenConfig(text_encoder=AutoConfig.from_pretrained(text), audio_encoder=codec, decoder=decoder)
+        model = MusicgenForConditionalGeneration(config)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                if (name.startswith(("decoder.", "enc_to_dec")) and tensor.dim() > 1) or name.endswith("codebook.embed"):
+                    scale = (
+                        4.0 if "embed" in name else 0.1 if name.startswith("enc_to_dec") else 0.4
+                    )  # tokens must say more than the prompt
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(text).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_inpaint() -> Callable[..., dict[str, Any]]:
+    """``tiny_inpaint(**training)``: a DiT on patches of eight samples that is told a part of them, and the prompt."""
+
+    def config(**training: Any) -> dict[str, Any]:
+        made = dit_config(objective="rectified_flow", input_concat_dim=9)
+        made["model_type"] = "diffusion_cond_inpaint"
+        made["model"]["diffusion"]["input_concat_ids"] = ["inpaint_mask", "inpaint_masked_input"]
+        return {**made, "training": {"learning_rate": 1e-3, **training}}
+
+    return config
+
+
+@pytest.fixture(scope="session")
 def write_noises() -> Callable[..., Path]:
     """``write_noises(folder, count=10)``: WAV files ``00.wav`` ... of half a second of noise at 8 kHz; returns the folder."""
 

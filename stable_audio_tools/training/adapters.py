@@ -61,7 +61,7 @@ class TrainedAdapter:
         self._base_hash = base_hash({name: self._inner(name).weight for name in self._attached})
         if block.start_from is not None:
             start_from(self._attached, model, read_adapter(block.start_from), block.type)
-        size = sum(parameter.numel() for named in self._attached.values() for parameter in named.values())
+        size = sum(parameter.numel() for parameter in self.parameters)
         logger.info(
             "training an adapter (%s) of %d layers, not the model: %.3f M parameters, %.2g %% of the model's %.1f M; files of %.1f MB",
             block.type, len(self._attached), size / 1e6, 100 * size / total, total / 1e6, 4 * size / 1e6,
@@ -92,6 +92,17 @@ class TrainedAdapter:
                 if parameter.requires_grad:
                     names[id(parameter)].append(name)
         return {layer: {name: names[id(tensor)] for name, tensor in named.items()} for layer, named in self._attached.items()}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for named in self._attached.values() for parameter in named.values()]
+
+    def kept(self, wrapper: TrainingWrapper, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a checkpoint keeps of a state dict: the adapter, its average, and what belongs to neither model nor average."""
+        adapter = {key for named in self.keys(wrapper).values() for keys in named.values() for key in keys}
+        whole = (f"{wrapper.model_prefix}.", f"{wrapper.ema_prefix}.ema_model.")
+        return {key: value for key, value in state_dict.items() if key in adapter or not key.startswith(whole)}
 
     def describe(self, wrapper: TrainingWrapper) -> dict[str, Any]:
         """What a checkpoint says about the adapter in it."""
@@ -163,15 +174,11 @@ class AdapterCallback(pl.Callback):
         self._adapter = adapter
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapter, its average, and what belongs to neither model nor average."""
+        """Keep the adapter and what belongs to neither model nor average."""
         assert isinstance(pl_module, TrainingWrapper)
         described = self._adapter.describe(pl_module)
-        kept = {key for named in described["keys"].values() for keys in named.values() for key in keys}
-        model, averaged = f"{pl_module.model_prefix}.", f"{pl_module.ema_prefix}.ema_model."
         state_dict = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {
-            key: value for key, value in state_dict.items() if key in kept or not key.startswith((model, averaged))
-        }  # fmt: skip
+        checkpoint["state_dict"] = self._adapter.kept(pl_module, state_dict)
         checkpoint["adapter"] = described
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "adapters" / f"step={trainer.global_step}.safetensors"

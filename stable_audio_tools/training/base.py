@@ -51,9 +51,13 @@ class TrainingWrapper(pl.LightningModule):
     def train(self, mode: bool = True) -> TrainingWrapper:
         """Set the mode, but keep frozen parts in eval mode."""
         super().train(mode)
-        for module in (*self.frozen_modules(), *frozen_parts(self.model)):
-            module.eval()
+        self._rest()
         return self
+
+    def _rest(self) -> None:
+        """Put what is frozen into eval mode, also in an adversary."""
+        for module in (*self.frozen_modules(), *frozen_parts(self)):
+            module.eval()
 
     @property
     def has_idle_parameters(self) -> bool:
@@ -111,6 +115,7 @@ class TrainingWrapper(pl.LightningModule):
 
         Schedule-free optimizers are told that training begins.
         """
+        self._rest()  # Lightning leaves modes as they are, and they would be others until the first demo or validation than after it
         if self.global_rank and self._random_state is None:
             seed_streams(torch.initial_seed() + self.global_rank)
             self.renew_streams()

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.models.layers.parameters import count_parameters
 from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.inventory import own_average
 from stable_audio_tools.training.options import TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -78,19 +78,6 @@ def duration(seconds: float) -> str:
     return f"{hours} h" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def describe(model: nn.Module, wrapper: TrainingWrapper) -> list[str]:
-    """The parts of a model: how large they are and whether they are trained."""
-    lines = [f"{type(model).__name__}: {count_parameters(model) / 1e6:.2f} M parameters"]
-    for name, part in model.named_children():
-        total, trained = count_parameters(part), count_parameters(part, trainable_only=True)
-        if total:
-            state = "trained" if trained == total else "frozen" if not trained else f"{trained / 1e6:.2f} M trained"
-            lines.append(f"  {name}: {total / 1e6:.2f} M, {state}")
-    if wrapper.ema is not None:
-        lines.append(f"  EMA copy: {count_parameters(wrapper.ema) / 1e6:.2f} M{' (on the CPU)' if wrapper.ema.on_cpu else ''}")
-    return lines
-
-
 # ---- memory ------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -101,9 +88,14 @@ def memory_of(wrapper: TrainingWrapper, optimizers: Iterable[torch.optim.Optimiz
         wrapper: What is trained.
         optimizers: Its optimizers; None counts two numbers per trained parameter, as Adam has them.
     """
-    average = _bytes(wrapper.ema.state_dict().values()) if wrapper.ema is not None else 0
-    trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
-    states = 2.0 * _bytes(trained) if optimizers is None else sum(_states_of(optimizer) for optimizer in optimizers)
+    average = _bytes(own_average(wrapper)) if wrapper.ema is not None else 0
+    if optimizers is None:
+        trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
+        states = 2.0 * _bytes(trained)
+    else:  # also of the player that rests while the other one has its turn
+        optimizers = list(optimizers)
+        trained = [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
+        states = sum(_states_of(optimizer) for optimizer in optimizers)
     everything = _bytes([*wrapper.parameters(), *wrapper.buffers()])
     on_cpu = wrapper.ema is not None and wrapper.ema.on_cpu
     return Memory(everything - average, _bytes(trained), int(states), 0 if on_cpu else average)
@@ -173,9 +165,9 @@ class Activations:
 # ---- disk --------------------------------------------------------------------------------------------------------------------------------
 
 
-def checkpoint_bytes(wrapper: TrainingWrapper) -> int:
-    """About how large a checkpoint will be."""
-    return _bytes(wrapper.state_dict().values()) + memory_of(wrapper).optimizer
+def checkpoint_bytes(wrapper: TrainingWrapper, state_dict: Mapping[str, Tensor] | None = None) -> int:
+    """About how large a checkpoint will be; ``state_dict`` if it does not hold all of the wrapper's."""
+    return _bytes((wrapper.state_dict() if state_dict is None else state_dict).values()) + memory_of(wrapper).optimizer
 
 
 def disk_line(options: TrainOptions, each: int, folder: Path, start: int = 0) -> str:

@@ -32,9 +32,10 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import CheckpointCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
 from stable_audio_tools.training.fsdp import WholeAverage
+from stable_audio_tools.training.inventory import describe
 from stable_audio_tools.training.metrics import create_metrics_callback_from_config
 from stable_audio_tools.training.options import Config, TrainOptions
-from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, describe, disk_line
+from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, disk_line
 from stable_audio_tools.training.recovery import adapt, compare_configs, is_foreign, last_good_checkpoint
 from stable_audio_tools.training.trainer import bare_trainer, make_trainer, refuse_impossible
 
@@ -159,7 +160,9 @@ def train(options: TrainOptions) -> TrainResult:
     options, wrapper, loader = setup.options, setup.wrapper, setup.loader
     folder = _run_folder(options)
     preflight = Preflight(options, folder / "report.txt")
-    lines = [*describe(wrapper.model, wrapper), disk_line(options, checkpoint_bytes(wrapper), folder)]
+    adapter = setup.adapter
+    each = checkpoint_bytes(wrapper, adapter.kept(wrapper, wrapper.state_dict()) if adapter is not None else None)
+    lines = [*describe(wrapper.model, wrapper, adapter.parameters if adapter is not None else ()), disk_line(options, each, folder)]
     data = read_source(options.model_config).data
     checkpoints = CheckpointCallback(
         folder / "checkpoints", options.checkpoint_every, keep_last=options.save_top_k, model_config=data,
@@ -177,8 +180,8 @@ def train(options: TrainOptions) -> TrainResult:
             preflight.say(line)
         preflight.say(f"run folder: {folder}; {len(loader)} batches of {options.batch_size} per pass")
     fit(trainer, setup)
-    if setup.adapter is not None and trainer.global_step and checkpoints.stop_signal is None:
-        setup.adapter.require_change(trainer.global_step)
+    if adapter is not None and trainer.global_step and checkpoints.stop_signal is None:
+        adapter.require_change(trainer.global_step)
     if isinstance(loader.dataset, Summarised):
         logger.log(logging.WARNING if loader.dataset.num_unreadable else logging.INFO, "data: %s", loader.dataset.summary())
     return TrainResult(

@@ -126,30 +126,10 @@ def test_files_are_small(dit_config: Callable[..., Any], tmp_path: Path) -> None
     assert json.loads(header["targets"]) == list(attached)
 
 
-def test_language_models(train_briefly: Callable[..., TrainResult]) -> None:
-    run = train_briefly(lm_config(adapter=LORA), max_steps=2)
+def test_language_models(train_briefly: Callable[..., TrainResult], tiny_lm: Callable[..., Any]) -> None:
+    run = train_briefly(tiny_lm(adapter=LORA), max_steps=2)
     file = read_adapter(run.folder / "adapters" / "step=2.safetensors")
     assert all(name.startswith("lm.") for name in file.tensors) and file.header["model_type"] == "lm"
-
-
-def lm_config(**training: Any) -> dict[str, Any]:
-    text = {"embed_dim": 16, "depth": 1, "num_heads": 2, "max_length": 24}
-    sizes = {"channels": 4, "c_mults": [1], "strides": [16], "latent_dim": 4}
-    codec = {
-        "encoder": {"type": "oobleck", "config": {"in_channels": 1, **sizes}},
-        "decoder": {"type": "oobleck", "config": {"out_channels": 1, **sizes}},
-        "bottleneck": {"type": "rvq", "config": {"dim": 4, "codebook_size": 8, "num_quantizers": 2}},
-        "latent_dim": 4, "downsampling_ratio": 16, "io_channels": 1,
-    }  # fmt: skip
-    network = {"embed_dim": 16, "depth": 1, "dim_heads": 8, "cross_attn_cond_dim": 16}
-    lm = {"type": "continuous_transformer", "codebook_pattern": "delay", "cross_attention_cond_ids": ["prompt"], "config": network}
-    conditioning = {"cond_dim": 16, "configs": [{"id": "prompt", "type": "byte_text", "config": text}]}
-    pretransform = {"type": "autoencoder", "config": codec}
-    return {
-        "model_type": "lm", "sample_rate": 8000, "sample_size": 800, "audio_channels": 1,
-        "model": {"pretransform": pretransform, "conditioning": conditioning, "lm": lm},
-        "training": {"learning_rate": 1e-3, **training},
-    }  # fmt: skip
 
 
 def test_unconditional_models(train_briefly: Callable[..., TrainResult], tiny_uncond: Callable[..., Any]) -> None:

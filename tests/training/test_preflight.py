@@ -10,6 +10,7 @@ import torch
 from stable_audio_tools.errors import ConfigError, TrainingError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config, preflight
+from stable_audio_tools.training.inventory import describe
 from stable_audio_tools.training.preflight import Activations, checkpoint_bytes, memory_of
 
 
@@ -86,3 +87,41 @@ def test_running_out_of_memory_says_what_to_try(train_briefly, tiny_diffusion):
 
     with pytest.raises(TrainingError, match=r"^step 0: the device has no memory left; try a smaller --batch-size .*2\.00 GiB\)$"):
         train_briefly(tiny_diffusion(), callbacks=[Full()])
+
+
+def test_players_beside_the_model_are_told(tiny_autoencoder, tiny_arc):
+    def lines(config):
+        model = create_model_from_config(config)
+        return [
+            line.split(":")[0] + line.rpartition(",")[2] for line in describe(model, create_training_wrapper_from_config(config, model))
+        ]
+
+    assert "  beside the model, discriminator trained" in lines(tiny_autoencoder(adversary=True))
+    found = lines(tiny_arc({"use_model_as_teacher": True}))
+    assert "  beside the model, teacher_model frozen" in found and "  beside the model, discriminator_head trained" in found
+
+
+def test_gradients_of_the_player_that_rests_count(tiny_arc):
+    config = tiny_arc()
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    optimizers = wrapper.configure_optimizers()
+    whole = memory_of(wrapper, optimizers)
+    wrapper.discriminator.requires_grad_(False)  # as in the generator's turn
+    assert memory_of(wrapper, optimizers) == whole and 2 * whole.gradients == whole.optimizer
+
+
+def test_an_adapter_is_no_part_of_the_model(train_briefly, tiny_diffusion):
+    plain = create_model_from_config(tiny_diffusion())
+    result = train_briefly(tiny_diffusion(adapter={"type": "lora", "config": {"rank": 64}}))
+    report = (result.folder / "report.txt").read_text()
+    own, added = (float(number) for number in re.search(r"^\w+: ([\d.]+) M parameters, and ([\d.]+) M of an adapter\n", report).groups())
+    size = sum(p.numel() for p in result.wrapper.parameters() if p.requires_grad)
+    assert own == pytest.approx(sum(p.numel() for p in plain.parameters()) / 1e6, abs=0.006) and added == pytest.approx(
+        size / 1e6, abs=0.001
+    )
+    assert re.search(r"^  model: [\d.]+ M, frozen, and [\d.]+ M of an adapter, trained$", report, re.MULTILINE)
+    assert f"  EMA copy: {size / 1e6:.2f} M\n" in report, "the rest of it is the model's"
+    parts = numbers(report[report.index("memory: ") :])
+    assert parts["average"] == pytest.approx(4 * size, rel=0.5) and parts["gradients"] == pytest.approx(4 * size, rel=0.1)
+    told = numbers(report.replace("checkpoints: ", "each "))["each"]
+    assert told < result.checkpoint.stat().st_size < 2 * told

@@ -1,13 +1,11 @@
 """A run that is stopped and resumed makes the same losses, bit for bit, as one that is not (one process, float32)."""
 
-import csv
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -288,76 +286,11 @@ def test_signals_are_given_back_and_a_second_one_does_not_wait(run):
 
 # ---- real processes: python train.py, killed at some moment ---------------------------------------------------------------------------
 
-SLOW_DATA = """import time
-
-def get_custom_metadata(info, audio):
-    time.sleep({seconds})
-    return {{"prompt": info["relpath"], "seconds_start": 0, "seconds_total": 1}}
-"""
-
-
-class Script:
-    """``python train.py`` on a model, in a folder, on sounds that take their time to load."""
-
-    def __init__(self, folder, model_config, sounds, *flags):
-        self.folder, self.flags = folder, flags
-        self.started = []
-        (folder / "model.json").write_text(json.dumps(model_config))
-        for name, seconds in (("slow", 0.03), ("data", 0.0)):
-            (folder / f"{name}.py").write_text(SLOW_DATA.format(seconds=seconds))
-            entry = {"id": "noises", "path": str(sounds), "custom_metadata_module": f"{name}.py"}
-            (folder / f"{name}.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
-
-    def start(self, *flags, data="data", save_dir="runs"):
-        command = [sys.executable, str(ROOT / "train.py"), "--model-config", "model.json", "--dataset-config", f"{data}.json"]
-        command += f"--name x --save-dir {save_dir} --batch-size 2 --logger csv --accelerator cpu --precision 32".split()
-        with (self.folder / "log.txt").open("a") as log:
-            process = subprocess.Popen(
-                [*command, *self.flags, *flags],
-                cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a group of its own, so that a signal to all of it does not reach us
-            )
-        self.started.append(process)
-        return process
-
-    def kill(self):
-        """End what a failed test left running."""
-        for process in self.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def log(self):
-        return (self.folder / "log.txt").read_text()
-
-    def rows(self, save_dir="runs"):
-        (table,) = (self.folder / save_dir).glob("x/*/metrics/metrics.csv")
-        with table.open(newline="") as stream:
-            return list(csv.DictReader(stream))
-
-    def wait_for_step(self, process, step, seconds=120.0):
-        deadline = time.monotonic() + seconds
-        while not any(int(path.stem.rpartition("=")[2]) >= step for path in find_checkpoints(self.folder / "runs")):
-            assert process.poll() is None, self.log()
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.02)
-
 
 @pytest.fixture
-def script(tmp_path, configs, write_noises):
-    """``script(name, *flags, num_sounds=10)``: a `Script` in this test's folder."""
-    made = []
-
-    def make(name, *flags, num_sounds=10):
-        made.append(Script(tmp_path, configs[name], write_noises(tmp_path / "noises", num_sounds), *flags))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.kill()
+def script(scripts, tmp_path, configs, write_noises):
+    """``script(name, *flags, num_sounds=10)``: ``train.py`` on one of the configs and on noises."""
+    return lambda name, *flags, num_sounds=10: scripts(configs[name], write_noises(tmp_path / "noises", num_sounds), *flags)
 
 
 def losses_of(rows):
@@ -389,6 +322,7 @@ def assert_killing_is_harmless(script, number, *, whole_group, resume, extra=6):
     assert [int(row["step"]) for row in script.rows()] == list(range(step + extra))
 
 
+@pytest.mark.slow  # in the quick suite: a process that is killed without warning, in test_every_wrapper.py
 def test_killed_process_resumes_bit_equal(script):
     assert_killing_is_harmless(script("diffusion", "--num-workers", "0"), signal.SIGTERM, whole_group=False, resume="--ckpt-path")
 

@@ -12,8 +12,8 @@ from stable_audio_tools.checkpoint import save_model_weights
 from stable_audio_tools.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
+from stable_audio_tools.training.inventory import describe
 from stable_audio_tools.training.options import TrainOptions
-from stable_audio_tools.training.preflight import describe
 from stable_audio_tools.training.trainer import precision_of
 
 

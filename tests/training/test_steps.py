@@ -20,14 +20,11 @@ from stable_audio_tools.training import create_training_wrapper_from_config
 
 
 @pytest.fixture
-def configs(tiny_autoencoder, tiny_diffusion, tiny_uncond, tiny_diffae, dit_config):
-    inpaint = dit_config(objective="rectified_flow", input_concat_dim=9)
-    inpaint["model_type"] = "diffusion_cond_inpaint"
-    inpaint["model"]["diffusion"]["input_concat_ids"] = ["inpaint_mask", "inpaint_masked_input"]
+def configs(tiny_autoencoder, tiny_diffusion, tiny_uncond, tiny_diffae, tiny_inpaint):
     return {
         "autoencoder": tiny_autoencoder(),
         "diffusion_cond": tiny_diffusion(),
-        "diffusion_cond_inpaint": {**inpaint, "training": {"learning_rate": 1e-3}},
+        "diffusion_cond_inpaint": tiny_inpaint(),
         "diffusion_uncond": tiny_uncond(),
         "diffusion_autoencoder": tiny_diffae(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +16,14 @@ from stable_audio_tools.models.lm import AudioLanguageModelWrapper
 PROMPTS = ["a kick drum", "wind"]
 
 
-def save_tiny_musicgen(folder: Path, shared: Path, channels: int) -> None:
-    from transformers import (
-        AutoConfig,
-        AutoTokenizer,
-        EncodecConfig,
-        MusicgenConfig,
-        MusicgenDecoderConfig,
-        MusicgenForConditionalGeneration,
-    )
-
-    torch.manual_seed(0)
-    text = shared / "fixtures" / "t5-tiny"
-    codec = EncodecConfig(
-        sampling_rate=8000, num_filters=4, hidden_size=8, codebook_size=16, codebook_dim=8, upsampling_ratios=[4, 2],
-        num_residual_layers=1, num_lstm_layers=1, norm_type="weight_norm",
-    )  # fmt: skip
-    codec.target_bandwidths = [2 * 4 * codec.frame_rate / 1000]  # two codebooks of four bits
-    decoder = MusicgenDecoderConfig(
-        vocab_size=16, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2, hidden_size=16, num_codebooks=2 * channels, dropout=0.0,
-        audio_channels=channels, pad_token_id=16, bos_token_id=16, initializer_factor=0.5,
-    )  # fmt: skip
-    config = MusicgenConfig(text_encoder=AutoConfig.from_pretrained(text), audio_encoder=codec, decoder=decoder)
-    model = MusicgenForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if (name.startswith(("decoder.", "enc_to_dec")) and tensor.dim() > 1) or name.endswith("codebook.embed"):
-                scale = 4.0 if "embed" in name else 0.1 if name.startswith("enc_to_dec") else 0.4  # tokens must say more than the prompt
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(text).save_pretrained(folder)
-
-
 @pytest.fixture(scope="module", params=[1, 2], ids=["mono", "stereo"])
 def channels(request: Any) -> int:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def folder(shared: Path, channels: int, tmp_path_factory: Any) -> Path:
-    folder = tmp_path_factory.mktemp(f"musicgen{channels}")
-    save_tiny_musicgen(folder, shared, channels)
-    return folder
+def folder(save_tiny_musicgen: Callable[..., Path], channels: int, tmp_path_factory: Any) -> Path:
+    return save_tiny_musicgen(tmp_path_factory.mktemp(f"musicgen{channels}"), channels)
 
 
 def config_of(folder: Path | str, channels: int = 1, **changes: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +229,13 @@ def test_demos(batch: Any, tmp_path: Path) -> None:
     assert names == [f"demo_cfg_{scale}_{step:08d}.wav" for scale in ("1", "2.5") for step in (0, 1)]
 
 
-def test_musicgen_is_trained_by_the_same_wrapper(shared: Path, tmp_path: Path) -> None:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("tiny_musicgen", Path(__file__).parents[2] / "models" / "lm" / "test_musicgen.py")
-    assert spec is not None and spec.loader is not None
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    tiny.save_tiny_musicgen(tmp_path / "base", shared, 1)
+def test_musicgen_is_trained_by_the_same_wrapper(save_tiny_musicgen: Callable[..., Path], tmp_path: Path) -> None:
+    base = save_tiny_musicgen(tmp_path / "base")
     demo = {"demo_every": 1, "demo_cfg_scales": [3], "demo_cond": [{"prompt": "wind"}]}
-    config = tiny.config_of(tmp_path / "base", training={"learning_rate": 1e-3, "use_ema": True, "demo": demo, "cfg_dropout_prob": 0.0})
+    config = {
+        "model_type": "musicgen", "sample_rate": 8000, "sample_size": 128, "audio_channels": 1, "model": {"pretrained": str(base)},
+        "training": {"learning_rate": 1e-3, "use_ema": True, "demo": demo, "cfg_dropout_prob": 0.0},
+    }  # fmt: skip
     wrapper = wrapper_of(config)
     batch = (0.3 * torch.randn(2, 1, 128, generator=torch.Generator().manual_seed(0)), [{"prompt": "a kick"}, {"prompt": "wind"}])
     callback: Any = create_demo_callback_from_config(config)
