@@ -269,6 +269,6 @@ def _result(folder: Path, card: Mapping[str, Any], work: Work, format: Format, w
         finish_card(folder, card, known)
     text = f"{len(known) - len(skipped)} of {len(wanted)} items are in {folder}, {written} of them new"
     if skipped:
-        names = ", ".join(entry["path"] for entry in skipped[:5])
-        text += f"; skipped {len(skipped)} ({names}{', ...' if len(skipped) > 5 else ''}): see the journals for why"
+        reasons = "; ".join(entry["skipped"] for entry in skipped[:5])
+        text += f"; skipped {len(skipped)} ({reasons}{'; the journals name all' if len(skipped) > 5 else ''})"
     return PreEncodeResult(folder, written, len(skipped), is_complete, text)

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from stable_audio_tools.checkpoint import initialise_from, load_pretransform_weights, require_fit, require_wrapped
+from stable_audio_tools.checkpoint import LoadReport, initialise_from, load_pretransform_weights, require_fit, require_wrapped
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.model import ModelConfig
 from stable_audio_tools.config.pairing import refuse_confusion
@@ -26,8 +26,9 @@ from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.errors import ConfigError, TrainingError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
+from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 from stable_audio_tools.training.acceleration import compile_blocks, recompute_activations
-from stable_audio_tools.training.adapters import TrainedAdapter, adapter_source, attach_for_training
+from stable_audio_tools.training.adapters import TrainedAdapter, adapter_source, attach_for_training, trains_adapter
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import CheckpointCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
@@ -232,8 +233,7 @@ def _loader(options: TrainOptions, config: ModelConfig, dataset_config: Config, 
 
 
 def _load_weights(model: nn.Module, options: TrainOptions) -> None:
-    if options.pretrained_ckpt_path:
-        initialise_from(model, options.pretrained_ckpt_path)
+    report = initialise_from(model, options.pretrained_ckpt_path) if options.pretrained_ckpt_path else None
     pretransform = getattr(model, "pretransform", None)
     wants_pretransform = options.pretransform_ckpt_path or options.remove_pretransform_weight_norm
     if wants_pretransform and (pretransform is None or not hasattr(pretransform, "model")):
@@ -244,6 +244,23 @@ def _load_weights(model: nn.Module, options: TrainOptions) -> None:
         load_pretransform_weights(pretransform, options.pretransform_ckpt_path)  # type: ignore[arg-type]
     if options.remove_pretransform_weight_norm == "post_load":
         remove_weight_norm_from_model(pretransform)  # type: ignore[arg-type]
+    _tell_what_is_random(pretransform, options, report)
+
+
+def _tell_what_is_random(pretransform: nn.Module | None, options: TrainOptions, report: LoadReport | None) -> None:
+    """Say what has random weights, which is a common cause of hours of noise."""
+    if options.ckpt_path:
+        return
+    if report is None:
+        level = logging.WARNING if trains_adapter(read_source(options.model_config)) else logging.INFO
+        logger.log(level, "the model starts from random weights; --pretrained-ckpt-path starts from a model")
+    lacks_autoencoder = report is None or any(key.startswith("pretransform.") for key in (*report.missing, *report.mismatched))
+    is_frozen = isinstance(pretransform, AutoencoderPretransform) and not pretransform.enable_grad
+    if is_frozen and lacks_autoencoder and not options.pretransform_ckpt_path:
+        logger.warning(
+            "the pretransform's autoencoder has random weights and is not trained, so demos and generated audio will be noise; give "
+            "--pretransform-ckpt-path, or a --pretrained-ckpt-path that holds it"
+        )
 
 
 def _run_folder(options: TrainOptions) -> Path:

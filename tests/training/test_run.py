@@ -161,6 +161,32 @@ def test_the_pretransforms_weight_norm_is_removed_before_or_after_loading(
     torch.testing.assert_close(pretransform.model.decode(torch.full((1, 4, 16), 0.1)), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_what_has_random_weights_is_said(train_briefly, tiny_diffusion, tmp_path, log):
+    """A latent diffusion model on a random autoencoder learns, and makes noise."""
+    whole = create_model_from_config(tiny_diffusion())
+    save_model_weights(whole.state_dict(), tmp_path / "whole.ckpt")
+    save_model_weights(whole.pretransform.model.state_dict(), tmp_path / "autoencoder.ckpt")
+    bare = {key: value for key, value in whole.state_dict().items() if not key.startswith("pretransform.")}
+    save_model_weights(bare, tmp_path / "bare.ckpt")
+
+    def said(config, **options):
+        log.clear()
+        result = train_briefly(config, max_steps=options.pop("max_steps", 1), **options)
+        words = ("the model starts from random weights; --pretrained-ckpt-path", "the pretransform's autoencoder has random weights")
+        return [next((r.levelname for r in log.records if r.getMessage().startswith(word)), None) for word in words], result
+
+    found, run = said(tiny_diffusion())
+    assert found == ["INFO", "WARNING"]
+    assert said(tiny_diffusion(), pretransform_ckpt_path=tmp_path / "autoencoder.ckpt")[0] == ["INFO", None]
+    assert said(tiny_diffusion(), pretrained_ckpt_path=tmp_path / "bare.ckpt")[0] == [None, "WARNING"]
+    assert said(tiny_diffusion(), pretrained_ckpt_path=tmp_path / "whole.ckpt")[0] == [None, None]
+    assert said(tiny_diffusion(), ckpt_path=run.checkpoint, max_steps=2)[0] == [None, None]
+    assert said(tiny_diffusion(adapter={"type": "lora"}))[0] == ["WARNING", "WARNING"], "an adapter of random weights is good for nothing"
+    trained = tiny_diffusion()
+    trained["model"]["pretransform"]["enable_grad"] = True
+    assert said(trained)[0] == ["INFO", None]
+
+
 def test_flags_about_a_pretransform_need_one(train_briefly, tiny_diffusion, tmp_path):
     for option in ({"pretransform_ckpt_path": tmp_path / "x.ckpt"}, {"remove_pretransform_weight_norm": "pre_load"}):
         with pytest.raises(
