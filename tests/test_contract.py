@@ -148,7 +148,8 @@ def test_calls_fit_the_signature(path: str) -> None:
         signature.bind(*[ANY] * positional, **dict.fromkeys(keywords.split(), ANY))
 
 
-# Keywords that no published version has, by the end of the callable's name: forks' own. Ours refuses them, since they would do nothing.
+# Keywords that ours refuses, since they would do nothing, by the end of the callable's name. Neither 0.0.19 nor what is known of 0.0.20
+# names them; mask_args was there until 0.0.17.
 FOREIGN = {
     "generate_diffusion_cond": "latch_configs latch_hparams init_noise init_sigma mask_args use_checkpointing quantum asym_cfg bad_model "
     "autoguidance_scale ttt_module",
