@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from stable_audio_tools.checkpoint import DESCRIPTIONS, Checkpoint
 from stable_audio_tools.config.check import check_dataset_config, check_model_config
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.layers.parameters import without_weights
+from stable_audio_tools.training.preflight import SMALLER
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -93,3 +95,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_generated_reference_is_up_to_date() -> None:
     run = subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_troubleshooting_quotes_what_the_program_says() -> None:
+    """Every quoted message, but for what stands in its place of ``...``, is one in the source."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stable_audio_tools").rglob("*.py"))
+    source = re.sub(r"""["']\s*\n\s*f?["']""", "", source).replace("{SMALLER}", SMALLER)  # strings that go on in the next line
+    flags = ("--ckpt-path", "--pretrained-ckpt-path", "--pretransform-ckpt-path")
+    wanted = (*DESCRIPTIONS.values(), "a training checkpoint to resume")
+    files = [Checkpoint("FILE", kind, {}, {}) for kind in DESCRIPTIONS]
+    source += "".join(f"{file.wrong_kind(what, flag)}\n" for file in files for what in wanted for flag in flags)
+    source = re.sub(r"%(?:\.\d)?[gds]", "...", source)
+    source = re.sub(r"\{(?:[^{}]|\{[^{}]*\})*\}", "...", source)
+    quoted = re.findall(r"`([^`]+)`", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
+    pieces = [piece.strip(" ;:?") for quote in quoted for piece in quote.split("...")]
+    checked = [piece for piece in pieces if len(piece.split()) >= 5 and not piece.startswith(("sat ", "pip "))]
+    foreign = {"This DataLoader will create 6 worker processes", "not available here (Torch not compiled with CUDA enabled)"}
+    assert len(checked) > 20
+    assert {piece for piece in checked if piece not in source} <= foreign

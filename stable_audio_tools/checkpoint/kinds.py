@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stable_audio_tools.errors import CheckpointError
 
-Kind = Literal["wrapped", "diffusion", "autoencoder", "lm", "unknown"]
+Kind = Literal["wrapped", "diffusion", "autoencoder", "lm", "adapter", "unknown"]
 StateDict = dict[str, Tensor]
 
 DESCRIPTIONS: Mapping[Kind, str] = {
@@ -18,6 +18,7 @@ DESCRIPTIONS: Mapping[Kind, str] = {
     "diffusion": "a whole diffusion model (unwrapped)",
     "autoencoder": "an autoencoder (unwrapped)",
     "lm": "a language model (unwrapped)",
+    "adapter": "an adapter (LoRA or the like)",
     "unknown": "a state dict of some other model",
 }
 MODELS: Mapping[Kind, str] = {"diffusion": "a diffusion model", "autoencoder": "an autoencoder"}
@@ -26,10 +27,12 @@ WANTED_BY: Mapping[Kind, str] = {
     "diffusion": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
     "autoencoder": "--pretransform-ckpt-path takes it, or --pretrained-ckpt-path when training an autoencoder",
     "lm": "--pretrained-ckpt-path of train.py and --ckpt-path of sat generate take it",
+    "adapter": "--lora of sat generate takes it, --adapter-from of train.py goes on with it, sat lora merge makes a model of it",
     "unknown": "",
 }
 
 
+ADAPTED = re.compile(r"\.(lora|hada|lokr|hira|oft|boft|hra)_")  # in all keys of an adapter
 FOREIGN = re.compile(r"^losses\.losses\.|\.online_model\.")  # what training checkpoints of the original hold besides
 
 
@@ -97,6 +100,8 @@ def kind_of(state_dict: Mapping[str, Any], extra: Mapping[str, Any] | None = Non
         return "wrapped"
     if any(key.startswith(layout.ema) for key in keys for layout in WRAPPED_LAYOUTS):
         return "wrapped"
+    if keys and all(ADAPTED.search(key) for key in keys):
+        return "adapter"
     if "lm" in tops:
         return "lm"
     if any(key.startswith("model.lm.") for key in keys):

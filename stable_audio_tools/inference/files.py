@@ -271,6 +271,10 @@ def _sample_size(request: GenerationRequest, config: ModelConfig) -> int:
     sample_size = round(request.seconds * config.sample_rate) if request.seconds is not None else config.sample_size
     if sample_size is None:
         raise ConfigError(f"{request.model_config}: has no sample_size: say how long with --seconds")
+    if config.sample_size is not None and sample_size > config.sample_size:
+        limit = config.sample_size / config.sample_rate
+        text = "--seconds %g is longer than the %.3g s that the model was trained on, which can sound worse"
+        logger.warning(text, request.seconds, limit)
     return sample_size
 
 

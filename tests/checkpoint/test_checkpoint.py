@@ -534,3 +534,14 @@ def test_saved_weights_come_back_bit_equal(tmp_path, suffix):
 def test_a_safetensors_file_that_others_wrote_is_read(tmp_path):
     save_file({"encoder.w": torch.ones(2), "decoder.w": torch.ones(2)}, tmp_path / "x.safetensors", {"format": "pt"})
     assert read_checkpoint(tmp_path / "x.safetensors").kind == "autoencoder"
+
+
+@pytest.mark.parametrize("part", ["lora_A.weight", "lora_magnitude_vector", "hada_w1_a", "lokr_w1", "hira_A", "oft_R.weight", "hra_u"])
+def test_an_adapter_is_not_taken_for_a_model(tmp_path, tiny_diffusion, part):
+    """Neither to start from nor to generate with."""
+    path = save_model_weights({f"model.model.project_in.{part}": torch.ones(2)}, tmp_path / "adapter.safetensors")
+    assert read_checkpoint(path).kind == "adapter"
+    model = create_model_from_config(tiny_diffusion())
+    for load, wants in ((initialise_from, "--pretrained-ckpt-path"), (load_model_weights, "this model")):
+        with pytest.raises(CheckpointError, match=rf"is an adapter \(LoRA or the like\), but {wants} wants a whole .* --lora of sat gen"):
+            load(model, path)

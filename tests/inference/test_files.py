@@ -100,6 +100,16 @@ def test_numbers_that_the_model_does_not_know_are_warned_about(
     assert "seconds_total 11.5: the model knows 0 to 10, and takes the nearest of these" in warnings.text
 
 
+def test_lengths_beyond_training_are_warned_about(
+    files: dict[str, Path], dit_config: Any, tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    limit = dit_config()["sample_size"] / dit_config()["sample_rate"]
+    for seconds in (limit, 2 * limit):
+        assert "longer" not in warnings.text
+        list(generate_files(GenerationRequest(**files, prompts=["x"], seconds=seconds, steps=1, output=tmp_path, device="cpu")))
+    assert f"--seconds {2 * limit:g} is longer than the {limit:.3g} s that the model was trained on" in warnings.text
+
+
 def test_conditions_that_are_missing_are_named(files: dict[str, Path], dit_config: Any, tmp_path: Path) -> None:
     config = dit_config()
     config["model"]["conditioning"]["configs"][1]["id"] = "bpm"

@@ -71,8 +71,12 @@ class MultiConditioner(nn.Module):
     def _value(self, item: Mapping[str, Any], name: str, index: int) -> Any:
         key = name if name in item else self.default_keys.get(name, name)
         if key not in item:
-            where = f"item {index} ({item['path']})" if "path" in item else f"item {index}"
-            raise DataError(f"{where} of the batch has no {name!r}, which the model is conditioned on; it has: {', '.join(map(str, item))}")
+            where, fix = f"item {index}", ""
+            if "path" in item:  # of a dataset
+                where += f" ({item['path']})"
+                fix = "; captions.csv in the folder, a .txt or .json beside the file, or a custom_metadata_module can give it"
+            has = ", ".join(map(str, item))
+            raise DataError(f"{where} of the batch has no {name!r}, which the model is conditioned on; it has: {has}{fix}")
         return item[key]
 
 

@@ -62,8 +62,11 @@ def test_pre_encoded_conditions_need_no_conditioner():
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([{"bpm": 1, "key": 1}, {"bpm": 1, "path": "a/b.wav"}], r"item 1 \(a/b.wav\) of the batch has no 'key'.*it has: bpm, path"),
-        ([{"key": 1}], r"item 0 of the batch has no 'bpm', which the model is conditioned on; it has: key"),
+        (
+            [{"bpm": 1, "key": 1}, {"bpm": 1, "path": "a/b.wav"}],
+            r"item 1 \(a/b.wav\) of the batch has no 'key'.*it has: bpm, path; captions.csv in",
+        ),
+        ([{"key": 1}], r"item 0 of the batch has no 'bpm', which the model is conditioned on; it has: key$"),
     ],
 )
 def test_a_missing_key_names_the_item(items, message):

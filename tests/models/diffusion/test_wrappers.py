@@ -1,7 +1,9 @@
 """Backbone, conditioners and pretransform as one model."""
 
 import csv
+import json
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,7 +177,12 @@ def test_open_small_has_the_recorded_names_and_shapes(shared):
     """The tensors of the released model against the model built from its released config."""
     with (shared / "corpus" / "state-dict-keys-stable-audio-open-small.csv").open(encoding="utf-8") as file:
         recorded = {row["key"]: tuple(map(int, row["shape"].split("x"))) for row in csv.DictReader(file)}
-    config = shared / "corpus" / "model_configs" / "Stability-AI__stable-audio-tools__sao_small-base_model_config.json"
-    with torch.device("meta"):
-        model = create_model_from_config_path(config)
-    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == recorded
+    released = shared / "corpus" / "model_configs" / "Stability-AI__stable-audio-tools__sao_small-base_model_config.json"
+    shipped = files("stable_audio_tools") / "configs/model_configs/txt2audio/stable_audio_open_small.json"
+    for config in (released, shipped):
+        with torch.device("meta"):
+            model = create_model_from_config_path(str(config))
+        assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == recorded
+    told, shown = (json.loads(Path(str(config)).read_text(encoding="utf-8"))["model"] for config in (released, shipped))
+    told["pretransform"].pop("iterate_batch")  # says what is the default
+    assert shown == told
