@@ -67,7 +67,7 @@ class Script:
     def rows(self, save_dir="runs"):
         (table,) = (self.folder / save_dir).glob("x/*/metrics/metrics.csv")
         with table.open(newline="") as stream:
-            return list(csv.DictReader(stream))
+            return [row for row in csv.DictReader(stream) if _is_step(row)]
 
     def wait_for_step(self, process, step, seconds=120.0):
         deadline = time.monotonic() + seconds
@@ -75,6 +75,11 @@ class Script:
             assert process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
+
+
+def _is_step(row):
+    """Whether a row of the table is of a step: demos log numbers too."""
+    return any(value for name, value in row.items() if name.startswith("train/"))
 
 
 @pytest.fixture
