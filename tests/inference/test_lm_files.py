@@ -112,12 +112,12 @@ def test_token_options_do_not_fit_diffusion_models(dit_config: Any, tmp_path: Pa
         list(generate_files(GenerationRequest(model_config=tmp_path / "c.json", ckpt_path=tmp_path / "m", prompts=["x"], top_k=3)))
 
 
-def test_a_pretrained_musicgen_needs_no_checkpoint(shared: Path, tmp_path: Path) -> None:
+def test_a_pretrained_musicgen_needs_no_checkpoint(save_tiny_musicgen: Any, tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("tiny_musicgen", MODELS / "test_musicgen.py")
     assert spec is not None and spec.loader is not None
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
-    tiny.save_tiny_musicgen(tmp_path / "base", shared, 1)
+    save_tiny_musicgen(tmp_path / "base")
     (tmp_path / "c.json").write_text(json.dumps(tiny.config_of(tmp_path / "base")))
     (path,) = generate_files(GenerationRequest(model_config=tmp_path / "c.json", prompts=["wind"], output=tmp_path, device="cpu"))
     assert len(samples(path)) == 128
