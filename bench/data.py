@@ -30,7 +30,12 @@ from stable_audio_tools.data.files import find_audio_files
 from stable_audio_tools.data.loader import make_loader
 
 RATE = 48000
-CASES = (("47 s of music", "music", 47.0, 2.2), ("47 s of 20 minutes", "long", 47.0, 10.0), ("1.5 s of one-shots", "oneshots", 1.5, 2.0))
+CASES: tuple[tuple[str, str, float, int, dict[str, Any], float], ...] = (  # name, folder, seconds, items of a batch, options, aim
+    ("47 s of music", "music", 47.0, 1, {}, 2.2),
+    ("47 s of 20 minutes", "long", 47.0, 1, {}, 10.0),
+    ("1.5 s of one-shots", "oneshots", 1.5, 8, {}, 2.0),
+    ("... with cache_mb 500", "oneshots", 1.5, 8, {"cache_mb": 500}, 2.0),
+)
 ZEROS = 6  # of the sinc, on each side: the usual width
 
 
@@ -68,8 +73,8 @@ class WholeFiles(Dataset[Any]):
         return force_channels(crop.audio.clamp(-1, 1), 2)
 
 
-def ours(folder: Path, sample_size: int) -> SampleDataset:
-    return SampleDataset([LocalDatasetConfig("bench", str(folder))], sample_size, RATE)
+def ours(folder: Path, sample_size: int, **options: Any) -> SampleDataset:
+    return SampleDataset([LocalDatasetConfig("bench", str(folder))], sample_size, RATE, **options)
 
 
 def endless(make_batches: Callable[[], Any]) -> Iterator[Any]:
@@ -77,38 +82,36 @@ def endless(make_batches: Callable[[], Any]) -> Iterator[Any]:
         yield from make_batches()
 
 
-def rate_of(batches: Iterator[Any], seconds: float) -> float:
-    """Items per second, after one pass-like warm-up of two items."""
+def rate_of(batches: Iterator[Any], batch_size: int, seconds: float) -> float:
+    """Items per second, after two batches to warm up."""
     for _ in range(2):
         next(batches)
     began, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < seconds:
         next(batches)
-        count += 1
+        count += batch_size
     return count / spent
 
 
-def plain_loader(folder: Path, size: int, workers: int) -> Iterator[Any]:
+def plain_loader(folder: Path, size: int, batch_size: int, workers: int) -> Iterator[Any]:
     data = WholeFiles(folder, size)
     generator = torch.Generator().manual_seed(0)
-    loader = DataLoader(data, 1, shuffle=True, generator=generator, num_workers=workers, persistent_workers=True)
+    loader = DataLoader(data, batch_size, shuffle=True, drop_last=True, generator=generator, num_workers=workers, persistent_workers=True)
     return endless(lambda: iter(loader))
 
 
-def our_loader(folder: Path, size: int, workers: int) -> Iterator[Any]:
-    loader = make_loader(ours(folder, size), batch_size=1, num_workers=workers, shuffle=True, drop_last=True, seed=0)
+def our_loader(data: SampleDataset, batch_size: int, workers: int) -> Iterator[Any]:
+    loader = make_loader(data, batch_size=batch_size, num_workers=workers, shuffle=True, drop_last=True, seed=0)
     return endless(lambda: iter(loader))
 
 
 def compare(folders: dict[str, Path], seconds: float) -> None:
     print(f"{'':22}{'workers':>8}{'ours':>10}{'plain':>10}{'ratio':>8}{'aim':>6}    items per second")
-    for name, key, length, aim in CASES:
+    for name, key, length, batch_size, options, aim in CASES:
         for workers in (1, 2):
             size = int(length * RATE)
-            mine, plain = (
-                rate_of(our_loader(folders[key], size, workers), seconds),
-                rate_of(plain_loader(folders[key], size, workers), seconds),
-            )
+            mine = rate_of(our_loader(ours(folders[key], size, **options), batch_size, workers), batch_size, seconds)
+            plain = rate_of(plain_loader(folders[key], size, batch_size, workers), batch_size, seconds)
             print(f"{name:22}{workers:8}{mine:10.2f}{plain:10.2f}{mine / plain:7.2f}x{aim:5}x", flush=True)
 
 

@@ -25,9 +25,10 @@ from stable_audio_tools.audio import (
     plan_crop_at,
     use_audio,
 )
-from stable_audio_tools.config.base import ListFile, Pair, PositiveInt, Probability
+from stable_audio_tools.config.base import ListFile, NonNegativeFloat, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.buckets import BucketedDataset
+from stable_audio_tools.data.decoded import DecodedFiles
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
 from stable_audio_tools.data.files import PathList
@@ -37,6 +38,7 @@ from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.families import DATASETS
 
 _SAFE_PEAK = 0.9999  # of a crop that need not be looked through for samples beyond full scale
+_CROPS_KEPT = 4  # length of a file that may be kept in memory
 NUM_READERS = 16  # threads: reading the headers of many files is waiting for them
 TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
 
@@ -62,6 +64,7 @@ class SampleDataset(BucketedDataset):
         exclude_paths: Files to leave out.
         include_paths: The only files to use.
         length_buckets: Samples; batches have one of these lengths each, so that short files are not padded to ``sample_size``.
+        cache_mb: Memory, in each worker, for files of up to four crops that were decoded before.
         files: The files, if they were found before; ``configs`` and lists of paths have no say then.
 
     Raises:
@@ -85,6 +88,7 @@ class SampleDataset(BucketedDataset):
         exclude_paths: PathList | None = None,
         include_paths: PathList | None = None,
         length_buckets: Sequence[int] = (),
+        cache_mb: float = 0,
         files: UsableFiles | None = None,
     ) -> None:
         super().__init__()
@@ -105,6 +109,7 @@ class SampleDataset(BucketedDataset):
         self.silence_threshold = 0.0 if silence_threshold_db is None else 10 ** (silence_threshold_db / 20)
         self.files = files if files is not None else list_files(configs, exclude=exclude_paths, include=include_paths)
         self.states = FileStates(self.files, max_unreadable_share)
+        self.decoded = DecodedFiles(int(cache_mb * 1e6))
         weights = self.files.weights()
         self.sample_weights = None if weights is None else torch.from_numpy(weights)
         if length_buckets:
@@ -155,8 +160,7 @@ class SampleDataset(BucketedDataset):
         started = time.perf_counter()
         try:
             described = file.described()
-            with file.opened() as source:
-                decoded = self._decode(index, source, rng, size, start)
+            decoded = self._span(index, file, rng, size, start)
         except AudioError as error:
             states.condemn(index, error)
             return Unusable(str(error))
@@ -186,8 +190,18 @@ class SampleDataset(BucketedDataset):
         }
         return self._with_metadata(index, file, audio, metadata, plan, gain)
 
-    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, size: int, start: int | None) -> tuple[CropPlan, Tensor] | None:
+    def _span(self, index: int, file: UsableFile, rng: Any, size: int, start: int | None) -> tuple[CropPlan, Tensor] | None:
         """Which crop of a file an item is, and what there is of it (C, t), t <= ``size``; None if nothing can be heard."""
+        held = self.decoded.get(index)
+        if held is None:
+            with file.opened() as source:
+                return self._decode(index, source, rng, size, start)
+        total = self._known_samples(index)
+        plan = self._plan(total, rng, size, start)
+        return plan, held[:, plan.start : min(plan.start + size, total)].clone()  # (C, t)
+
+    def _decode(self, index: int, source: Path | BinaryIO, rng: Any, size: int, start: int | None) -> tuple[CropPlan, Tensor] | None:
+        """`_span` of a file that must be decoded."""
         plan: CropPlan | None = None  # chosen once, also if a second decoder must be tried
 
         def use(audio: OpenAudio) -> tuple[CropPlan, Tensor] | None:
@@ -197,6 +211,11 @@ class SampleDataset(BucketedDataset):
                 return None
             plan = plan or self._plan(total, rng, size, start)
             count = min(size, total - plan.start)
+            if self.decoded.max_bytes and total <= _CROPS_KEPT * self.sample_size:
+                # Whole, also if it turns out that there is no room: what an item is must not depend on what is in memory.
+                whole = audio.load(sample_rate=self.sample_rate).samples  # (C, T)
+                self.decoded.keep(index, whole)
+                return plan, whole[:, plan.start : plan.start + count].clone()  # (C, t)
             return plan, audio.load(start=plan.start, num_frames=count, sample_rate=self.sample_rate).samples
 
         return use_audio(source, use)
@@ -312,6 +331,7 @@ def audio_dir(
     exclude_paths_file: ListFile | None = None,
     include_paths_file: ListFile | None = None,
     length_buckets: list[PositiveInt] | None = None,
+    cache_mb: NonNegativeFloat = 0.0,
 ) -> SampleDataset:
     """Folders of audio files.
 
@@ -332,6 +352,8 @@ def audio_dir(
         exclude_paths_file: A list of files to leave out, one path or name per line.
         include_paths_file: A list of the only files to use.
         length_buckets: Samples; batches have one of these lengths each, so that short files are not padded to ``sample_size``.
+        cache_mb: Memory in each worker, in MB, for decoded files of up to four crops, so that short sounds are decoded once and not in each
+            pass; 0 keeps none.
     """
     configs = [local_config(folder, base_dir) for folder in datasets]
     exclude, include = (PathList(resolve(file, base_dir)) if file else None for file in (exclude_paths_file, include_paths_file))
@@ -350,6 +372,7 @@ def audio_dir(
         exclude_paths=exclude,
         include_paths=include,
         length_buckets=length_buckets or (),
+        cache_mb=cache_mb,
     )
 
 

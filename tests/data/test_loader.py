@@ -285,3 +285,28 @@ def test_numbers_become_arrays_and_arrays_are_stacked():
     assert isinstance(numbers, np.ndarray) and numbers.tolist() == [1, 2]
     assert arrays.tolist() == [[1, 1], [0, 0]]
     assert words == ("a", "b")
+
+
+class _Masked(Dataset):
+    """Items with a mask: even ones have one that is one everywhere."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, key):
+        mask = torch.ones(1000)
+        if key.index % 2:
+            mask[600:] = 0
+        return torch.zeros(1, 1000), {"padding_mask": mask, "index": key.index}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_masks_arrive_whole_and_full_ones_are_sent_as_one_number(workers):
+    loader = make_loader(_Masked(), batch_size=2, num_workers=workers, shuffle=False, drop_last=False)
+    for _, metadata in loader:
+        for item in metadata:
+            mask = item["padding_mask"]
+            assert mask.shape == (1000,) and mask.dtype == torch.float32
+            assert int(mask.sum()) == (600 if item["index"] % 2 else 1000)
+            is_full = item["index"] % 2 == 0
+            assert mask.untyped_storage().nbytes() == (4 if is_full and workers else 4000)
