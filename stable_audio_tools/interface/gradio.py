@@ -16,7 +16,7 @@ from stable_audio_tools.checkpoint import load_model_weights, load_pretransform_
 from stable_audio_tools.config.check import parse_model_config
 from stable_audio_tools.config.source import read_source
 from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.inference.files import pick_device
+from stable_audio_tools.inference.device import pick_device
 from stable_audio_tools.interface.pages import Session, page_of
 from stable_audio_tools.models.adapters import stack_of
 from stable_audio_tools.models.factory import create_model_from_config

@@ -27,7 +27,8 @@ from stable_audio_tools.config.model import (
 )
 from stable_audio_tools.errors import ConfigError, StableAudioError
 from stable_audio_tools.families import SAMPLERS
-from stable_audio_tools.inference.files import GenerationRequest, LoadedModel, generate_files
+from stable_audio_tools.inference.clip_request import GenerationRequest, LoadedModel
+from stable_audio_tools.inference.files import generate_files
 from stable_audio_tools.models.adapters import stack_of
 from stable_audio_tools.models.layers.parameters import dtype_of
 from stable_audio_tools.sampling.run import default_sampler

@@ -19,7 +19,7 @@ from stable_audio_tools.data.dataset import create_dataset_from_config
 from stable_audio_tools.data.latent_store import CONDITIONS, DETAILS, SILENCE
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import DATASETS
-from stable_audio_tools.inference.files import pick_device
+from stable_audio_tools.inference.device import pick_device
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.pretrained import get_pretrained_model
 from stable_audio_tools.preencode.card import begin_card, digest_of, finish_card, write_object
