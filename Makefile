@@ -32,8 +32,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# bench/data.py measures with real audio, which is not part of the project; bench/gan.py takes two hours and is run by hand.
+AUDIO ?= $(or $(SAT_SHARED),../shared)/data
 bench: $(STAMP)
 	for script in bench/check.py bench/layers.py bench/lm.py bench/models.py bench/train.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	if test -d $(AUDIO)/real-music; then $(BIN)/python bench/data.py $(AUDIO)/real-music $(AUDIO)/real-oneshots; else echo "bench/data.py is left out: no $(AUDIO)"; fi
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
