@@ -60,7 +60,7 @@ def model_config() -> dict[str, Any]:
             "loss_configs": {
                 "discriminator": {
                     "type": "encodec",
-                    "config": {"filters": 8, "n_ffts": [512, 256], "hop_lengths": [128, 64], "win_lengths": [512, 256]},
+                    "config": {"filters": 8, "n_ffts": [512, 256], "hop_lengths": [256, 128], "win_lengths": [512, 256]},
                     "weights": {"adversarial": 0.1, "feature_matching": 2.0},
                 },
                 "spectral": {"config": {**scales, "log_eps": 1e-3}, "weights": {"mrstft": 1.0}},
@@ -142,7 +142,7 @@ def main() -> None:
         TrainOptions(
             model_config=model_config(),
             dataset_config={"dataset_type": "audio_dir", "datasets": [{"id": "sounds", "path": str(listed)}], "random_crop": True},
-            run_folder=options.out / "run", batch_size=8, num_workers=1, callbacks=(watch,), logger="csv", show_progress=False,
+            run_folder=options.out / "run", batch_size=4, num_workers=1, callbacks=(watch,), logger="csv", show_progress=False,
         )
     )  # fmt: skip
     watch.measure(result.wrapper, result.step)
