@@ -211,7 +211,7 @@ def test_latents_are_chosen_by_length_and_by_a_module(latents, tmp_path):
 def test_audio_and_latents_are_not_confused(latents, shards):
     with pytest.raises(DataError, match=r'no samples with audio in 1 shards; 5 samples hold none, first .*0.tar#0; is "pre_encoded" set'):
         loader_of(latents)
-    with pytest.raises(DataError, match=r"no samples with latents \(.npy\) in 3 shards; 10 samples hold none"):
+    with pytest.raises(DataError, match=r"no samples with latents \(.npy or .safetensors\) in 3 shards; 10 samples hold none"):
         loader_of(shards, pre_encoded=True)
 
 

@@ -16,7 +16,8 @@ SIZES = [5, 40, 1, 17, 30, 10, 57, 12, 20, 8]  # 200 samples
 class Shards(Dataset):
     """Samples that say which key and which worker they were asked for."""
 
-    def __init__(self, sizes=SIZES, window=8, epoch_steps=None, weights=None):
+    def __init__(self, sizes=SIZES, window=8, epoch_steps=None, weights=None, bucket_lengths=None):
+        self.bucket_lengths = bucket_lengths
         self.shard_starts = np.cumsum([0, *sizes])
         self.shard_weights = np.array(weights or [1.0] * len(sizes))
         self.shuffle_window = window
