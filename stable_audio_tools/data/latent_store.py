@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
-from stable_audio_tools.data.files import find_audio_files
+from stable_audio_tools.data.files import find_audio_files, read_lines
 from stable_audio_tools.data.latent_file import LATENT_SUFFIXES
 from stable_audio_tools.data.store_facts import CONDITIONS, JOURNAL, SILENCE, StoreFacts, parse_journal
 from stable_audio_tools.errors import DataError
@@ -42,11 +42,7 @@ class LatentStore(StoreFacts):
         table = filelist or self.folder / "filelist.txt"
         if filelist is None and not table.is_file():
             return []
-        try:
-            lines = [line.strip() for line in table.read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{table}: cannot be read as a list of files: {error}") from error
-        paths = [self.folder / line for line in lines if line]
+        paths = [self.folder / line for line in read_lines(table)]
         absent = [str(path) for path in paths if not path.is_file()]
         if absent or not paths:
             what = f"names {len(absent)} of {len(paths)} files that do not exist ({', '.join(absent[:3])})" if paths else "names no files"

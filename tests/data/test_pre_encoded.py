@@ -196,7 +196,7 @@ def test_weights_of_folders(write_store):
 
 def test_a_list_of_files(write_store, tmp_path):
     folder = write_store()
-    (tmp_path / "list.txt").write_text("0/0000000000002.npy\n\n0/0000000000000.npy\n")
+    (tmp_path / "list.txt").write_text("# chosen\n0\\0000000000002.npy\n\n./0/0000000000000.npy\n")
     assert len(dataset(folder, entry={"filelist_path": str(tmp_path / "list.txt")})) == 2
     (folder / "filelist.txt").write_text("0/0000000000001.npy\n")
     assert dataset(folder)[0][1]["prompt"] == "item 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -22,6 +23,8 @@ from stable_audio_tools.data.shards.silence import remove_long_silence
 from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import DATASETS
+
+logger = logging.getLogger(__name__)
 
 
 class ShardDataset:
@@ -198,6 +201,10 @@ def shards(
         )  # fmt: skip
         dataset = LatentShards(ShardLatents(sources, keep_broken=keep_broken), options, sample_rate)
     else:
+        for key, value in (("latent_crop_length", latent_crop_length), ("cached_conditions", cached_conditions),
+                           ("min_length_sec", min_length_sec), ("max_length_sec", max_length_sec)):  # fmt: skip
+            if value is not None:
+                logger.warning('%s has no effect on shards of audio; is "pre_encoded": true missing?', key)
         dataset = AudioShards(
             ShardFiles(sources, AUDIO_EXTENSIONS, keep_broken=keep_broken),
             {"level": level, "kept_seconds": kept, "max_seconds": max_silence_duration} if remove_silence else None,
@@ -222,7 +229,7 @@ def shard_source(entry: ShardEntry, base_dir: Path | None) -> ShardSource:
     if entry.s3_path and "://" not in url:
         url = f"s3://{url}"
     if "://" not in url:
-        url = str(resolve(url, base_dir)) if "{" not in url else url
+        url = (resolve(url, base_dir) if "{" not in url else Path(url)).as_posix()  # what follows knows forward slashes only
     options = dict(entry.storage_options)
     for key in ("profile", "endpoint_url"):
         if getattr(entry, key) is not None:

@@ -65,13 +65,12 @@ class ShardLatents(ShardFiles):
 
 
 def facts_beside(source: ShardSource) -> StoreFacts:
-    """What lies beside the shards of a source: in their folder, or above it, since ``sat pre-encode`` has a folder of each process."""
+    """What lies beside the shards of a source; above a folder that is called by a number, as ``sat pre-encode`` has one of each process."""
     storage = source.storage
     link = storage.link(storage.path(source.url)).rstrip("/")
     folder = link.rsplit("/", 1)[0] if link.endswith((".tar", ".json")) else link
-    above = folder.rsplit("/", 1)[0]
-    has_facts = any(storage.read_whole(f"{folder}/{name}") is not None for name in (CARD, DETAILS))
-    if not has_facts and above.rsplit("/", 1)[-1] and any(storage.read_whole(f"{above}/{name}") is not None for name in (CARD, DETAILS)):
+    above, _, name = folder.rpartition("/")
+    if name.isdigit() and all(storage.read_whole(f"{folder}/{fact}") is None for fact in (CARD, DETAILS)):
         folder = above
     return StoreFacts(folder, partial(_read_beside, storage, folder))
 

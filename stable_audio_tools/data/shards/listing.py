@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from stable_audio_tools.data.shards.reader import Shard, Span
@@ -103,8 +103,16 @@ def _read_manifest(url: str, storage: Storage, *, missing_is_fine: bool = False)
 
 
 def _beside(folder: str, name: str, storage: Storage) -> str:
-    is_whole = "://" in name or name.startswith("/")
-    return storage.link(storage.path(name if is_whole else f"{folder}/{name}"))
+    return storage.link(storage.path(name if is_whole(name) else f"{folder}/{name}"))
+
+
+def is_whole(name: str) -> bool:
+    r"""Whether a name says by itself where something is, on any system; others are relative to what names them.
+
+    >>> [is_whole(name) for name in ("s3://bucket/0.tar", "/data/0.tar", r"C:\data\0.tar", "//host/share/0.tar", "0.tar", "c/0.tar")]
+    [True, True, True, True, False, False]
+    """
+    return "://" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
 
 
 def index_shards(shards: Sequence[Shard]) -> Iterator[Index]:
