@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate, compress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +30,9 @@ class FolderLatent(NamedTuple):
     store: LatentStore
     custom_metadata: CustomMetadata | None
 
-    def content(self) -> bytes:
+    def opened(self) -> AbstractContextManager[Path]:
         """The file."""
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise UnreadableError(f"{self.path}: cannot be read as latents: {error.strerror}") from error
+        return nullcontext(self.path)
 
     def metadata(self) -> dict[str, Any]:
         """What the JSON file beside it says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -55,7 +56,7 @@ class StoreFacts:
         for suffix in LATENT_SUFFIXES:
             data = self._read(f"{SILENCE}{suffix}")
             if data is not None:
-                return decode_latents(data, f"{self.place}/{SILENCE}{suffix}")
+                return decode_latents(io.BytesIO(data), f"{self.place}/{SILENCE}{suffix}")
         return None
 
     def condition(self, name: str, text: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Latents in shards are what latents in folders are, whoever made the shards."""
 
 import json
+import pickle
 import random
 import tarfile
 
@@ -84,6 +85,14 @@ def test_mean_and_scale_in_shards_are_drawn_anew_each_pass_as_in_folders(encode)
     drawn = [shards[key][0] for key in keys]
     assert all(one.equal(folder[key][0]) for one, key in zip(drawn, keys, strict=True))
     assert not drawn[0].equal(drawn[10]) and drawn[0].shape == (4, 256)
+
+
+def test_workers_that_are_started_anew_read_the_same(encode):
+    """As with the start method spawn, which hands datasets over in pickled form."""
+    folder, shards = folder_of(encode("folder").folder), shards_of(encode("shards", format="wds").folder)
+    for dataset in (folder, shards):
+        copy = pickle.loads(pickle.dumps(dataset))
+        assert all(copy[index][0].equal(dataset[index][0]) for index in range(10))
 
 
 def test_clips_are_left_out_by_their_length_before_a_pass_begins(encode, tmp_path):

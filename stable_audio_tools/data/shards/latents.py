@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, UnreadableError
 from stable_audio_tools.data.metadata import CustomMetadata
@@ -29,10 +30,9 @@ class ShardLatent(NamedTuple):
         """The function of the user's metadata module."""
         return self.file.custom_metadata
 
-    def content(self) -> bytes:
+    def opened(self) -> AbstractContextManager[BinaryIO]:
         """The member."""
-        self.file.reader.check(self.file.shard, self.file.content)
-        return self.file.reader.read(self.file.shard, self.file.content)
+        return self.file.opened()
 
     def metadata(self) -> dict[str, Any]:
         """What its JSON says, with its key and shard."""

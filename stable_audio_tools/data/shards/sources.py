@@ -120,7 +120,7 @@ class LatentSource:
             DataError: If they do not hold what they should.
         """
         beside = path.with_suffix(".json")
-        latents, metadata = decode_latents(path.read_bytes(), str(path)), decode_object(beside.read_bytes(), str(beside))
+        latents, metadata = decode_latents(path, str(path)), decode_object(beside.read_bytes(), str(beside))
         length = {"frames": real_frames(metadata.get("padding_mask")) or latents.shape[-1]}
         length |= {key: metadata[key] for key in ("seconds_total",) if key in metadata}
         return Content({path.suffix[1:]: path, "json": beside}, length)
