@@ -60,7 +60,9 @@ def pre_encode(
         int | None, typer.Option(min=1, help="Samples of a crop; by default the model's, or 1320960 with an autoencoder.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time and device.")] = 1,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load audio, per device.")] = 4,
+    num_workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that load audio, per device; by default 4, or the number of cores if less.")
+    ] = None,
     store: Annotated[
         Store, typer.Option(help="Of a VAE: one draw, the mean, or mean and scale to draw from while training.", rich_help_panel=Storing)
     ] = Store.sample,
@@ -93,7 +95,7 @@ def pre_encode(
 
         parse_model_config(model_config)  # mistakes are told before anything heavy is imported
     from stable_audio_tools.preencode.machines import count_devices, find_place, start_others, stop, wait_for
-    from stable_audio_tools.preencode.run import PreEncodeOptions
+    from stable_audio_tools.preencode.options import PreEncodeOptions, default_workers
     from stable_audio_tools.preencode.run import pre_encode as run
 
     num_devices = count_devices(devices, device)
@@ -111,7 +113,7 @@ def pre_encode(
         model_half=model_half,
         sample_size=sample_size,
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=default_workers() if num_workers is None else num_workers,
         store=store.value,
         is_discrete=is_discrete,
         dtype=dtype.value,

@@ -60,10 +60,9 @@ class CropsDataset(SampleDataset):
         self.starts = torch.tensor([start for _, start in crops])
         self.sample_weights = None if self.sample_weights is None else self.sample_weights[self.owners]
 
-    @property
-    def filenames(self) -> list[str]:
-        """The file of each crop."""
-        return [str(self.files[owner].path) for owner in self.owners.tolist()]
+    def name(self, index: int) -> str:
+        """The path of the crop's file."""
+        return super().name(int(self.owners[index]))
 
     @property
     def lengths(self) -> Tensor:

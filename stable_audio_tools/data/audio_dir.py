@@ -29,7 +29,7 @@ from stable_audio_tools.config.base import ListFile, NonNegativeFloat, Pair, Pos
 from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.decoded import DecodedFiles
-from stable_audio_tools.data.file_states import UNREADABLE, FileStates
+from stable_audio_tools.data.file_states import FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
 from stable_audio_tools.data.files import PathList
 from stable_audio_tools.data.metadata import Captions, MetadataModule
@@ -107,7 +107,7 @@ class SampleDataset(BucketedDataset):
         self.volume_norm_param = (float(volume_norm_param[0]), float(volume_norm_param[1]))
         self.strip_silence = strip_silence
         self.silence_threshold = 0.0 if silence_threshold_db is None else 10 ** (silence_threshold_db / 20)
-        self.files = files if files is not None else list_files(configs, exclude=exclude_paths, include=include_paths)
+        self.files: UsableFiles = files if files is not None else list_files(configs, exclude=exclude_paths, include=include_paths)
         self.states = FileStates(self.files, max_unreadable_share)
         self.decoded = DecodedFiles(int(cache_mb * 1e6))
         weights = self.files.weights()
@@ -118,39 +118,14 @@ class SampleDataset(BucketedDataset):
             self.set_buckets(length_buckets, self.totals())
 
     @property
-    def filenames(self) -> list[str]:
-        """Paths of all files."""
-        return [str(self.files[index].path) for index in range(len(self.files))]
-
-    @property
     def lengths(self) -> Tensor:
         """Samples per channel of each file at its own rate; negative where it is not known, or the file cannot be decoded."""
         return self.states.lengths
-
-    @property
-    def num_unreadable(self) -> int:
-        """How many files have turned out to be unreadable so far."""
-        return self.states.num_unreadable
-
-    @property
-    def num_skipped(self) -> int:
-        """How many files were unreadable, or had a silent or rejected crop, so far."""
-        return self.states.num_skipped
-
-    def summary(self) -> str:
-        """How many files were unreadable, or had a silent or rejected crop, so far, and the first few of each."""
-        return self.states.summary()
 
     def __len__(self) -> int:
         return len(self.files)
 
     holds = "audio"
-
-    def is_unreadable(self, index: int) -> bool:
-        return int(self.states.lengths[index]) == UNREADABLE
-
-    def has_readable(self) -> bool:
-        return bool((self.states.lengths != UNREADABLE).any())
 
     def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         return self._item(index, rng, length or self.sample_size)
@@ -251,7 +226,8 @@ class SampleDataset(BucketedDataset):
         """Length of a file at our rate, without its silent end if that is to be stripped. Measures what is not known yet."""
         states = self.states
         if int(states.lengths[index]) < 0:
-            states.meet(index, audio.probe())
+            info = audio.probe()
+            states.meet(index, info.num_frames, info.sample_rate)
         if (self.strip_silence or self.volume_norm) and int(states.audible[index]) < 0:
             states.note(index, measure(source))
         return self._known_samples(index)

@@ -41,6 +41,10 @@ class ItemDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         """The item itself and never another in its place; or None, and why it cannot be used."""
         return self[key], ""
 
+    def name(self, index: int) -> str:
+        """What journals and messages call an item."""
+        return str(index)
+
 
 class ItemKey(NamedTuple):
     """Which item, in which pass through the data. An item's randomness depends on both and on nothing else, so a run can be resumed.

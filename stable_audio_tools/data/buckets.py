@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,14 +28,17 @@ class BucketSampler(ResumableSampler):
         drop_last: Leave out the last batch if it is not full, rather than deliver a smaller one.
     """
 
-    order_depends_on_batches = True
-
     def __init__(
         self, lengths: Sequence[int], *, batch_size: int, shuffle: bool = True, seed: int | None = None, drop_last: bool = True
     ) -> None:
         super().__init__(range(len(lengths)), shuffle=shuffle, seed=seed, drop_last=drop_last)
         self.lengths = torch.tensor(list(lengths))
         self.items_per_batch = batch_size
+
+    def obstacle(self, state: Mapping[str, int]) -> str:
+        now = self.items_per_batch * self._split()[0]
+        before = state.get("items_per_step", now)
+        return "" if before == now else f"{now} items per batch instead of {before}"
 
     def order(self, world: int) -> tuple[Tensor, Tensor | None]:
         """Index and length of every item of this pass."""

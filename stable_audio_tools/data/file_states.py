@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.audio import AudioInfo, Measurement
-from stable_audio_tools.data.file_table import UsableFiles
+from stable_audio_tools.audio import Measurement
+from stable_audio_tools.data.file_table import KnownFiles
 from stable_audio_tools.errors import AudioError, DataError
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,11 @@ class FileStates:
     Args:
         files: The files.
         max_unreadable_share: From 0 to 1; if more of the files that were met cannot be decoded, the run stops.
+        finder: What finds all of these, for messages; may be empty.
 
     Attributes:
-        lengths: Samples per channel at the file's own rate; `UNKNOWN` or `UNREADABLE`.
-        rates: Hz.
+        lengths: Samples per channel at the file's own rate, or frames of latents; `UNKNOWN` or `UNREADABLE`.
+        rates: Hz; 0 where that is not known.
         audible: Samples up to the silent tail; `UNKNOWN` where that was not measured.
         peaks: Largest magnitude, where that was measured.
         loudness: LUFS, where that was measured.
@@ -35,9 +36,10 @@ class FileStates:
         rejected: Files of which a crop was rejected by their metadata module.
     """
 
-    def __init__(self, files: UsableFiles, max_unreadable_share: float) -> None:
+    def __init__(self, files: KnownFiles, max_unreadable_share: float, *, finder: str = "'sat data lint' names all") -> None:
         self._files = files
         self._max_share = max_unreadable_share
+        self._finder = f" ({finder})" if finder else ""
         lengths = files.known("num_frames", UNKNOWN).astype(np.int64)
         lengths[lengths == 0] = UNREADABLE
         self.lengths = torch.from_numpy(lengths).share_memory_()
@@ -64,13 +66,23 @@ class FileStates:
         """How many files were unreadable, or had a silent or rejected crop, so far."""
         return int(((self.lengths == UNREADABLE) | self.silent | self.rejected).sum())
 
-    def meet(self, index: int, info: AudioInfo) -> None:
-        """Remember what a file is.
+    def is_unreadable(self, index: int) -> bool:
+        """Whether a file has turned out to be unreadable."""
+        return int(self.lengths[index]) == UNREADABLE
+
+    def has_readable(self) -> bool:
+        """Whether any file has not."""
+        return bool((self.lengths != UNREADABLE).any())
+
+    def meet(self, index: int, length: int, rate: int = 0) -> None:
+        """Remember how long a file is, unless that is known.
 
         Raises:
             DataError: If it is one of enough, and too many of them are unreadable.
         """
-        self.rates[index], self.lengths[index] = info.sample_rate, info.num_frames
+        if int(self.lengths[index]) >= 0:
+            return
+        self.rates[index], self.lengths[index] = rate, length
         self._num_met += 1
         if len(self._files) <= _LEAST_MET or self._num_met % _LEAST_MET == 0:  # counting a million takes 1 ms
             self._check_share(self._last)
@@ -79,7 +91,7 @@ class FileStates:
         """Remember what was measured of a whole file."""
         self.audible[index], self.peaks[index], self.loudness[index] = measured.audible_frames, measured.peak, measured.loudness_lufs
 
-    def condemn(self, index: int, error: AudioError) -> None:
+    def condemn(self, index: int, error: AudioError | DataError) -> None:
         """Leave a file out from now on, and say so.
 
         Raises:
@@ -100,8 +112,8 @@ class FileStates:
         if count > self._max_share * num_met:
             which = f"{self.summary()}{'; last: ' + last if last else ''}"
             raise DataError(
-                f"{which}; more than {self._max_share:.0%} of {num_met} files cannot be decoded: mend or remove them ('sat data lint' "
-                "names all), or allow more with max_unreadable_share"
+                f"{which}; more than {self._max_share:.0%} of {num_met} files cannot be decoded: mend or remove them{self._finder}, or "
+                "allow more with max_unreadable_share"
             )
 
     def summary(self) -> str:

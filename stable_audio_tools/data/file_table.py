@@ -82,13 +82,33 @@ class AudioFile(NamedTuple):
         return self.captions(self.path) if self.captions is not None else {}
 
 
-class UsableFile(Protocol):
-    """What a dataset needs to know of an audio file, wherever it is."""
+class KnownFile(Protocol):
+    """A file of a dataset, of whatever kind and wherever it is."""
 
     @property
     def path(self) -> Path | str:
         """What messages and metadata call it."""
         ...
+
+
+class KnownFiles(Protocol):
+    """The files of a dataset, and what is known of all of them before any is opened."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> KnownFile: ...
+
+    def known(self, column: str, otherwise: float) -> NDArray[Any]:
+        """A number for each file: ``num_frames``, ``sample_rate``, ...; ``otherwise`` where it is not known."""
+        ...
+
+    def error(self, index: int) -> str:
+        """Why a file is known to be of no use; empty if it is not."""
+        ...
+
+
+class UsableFile(KnownFile, Protocol):
+    """What a dataset needs to know of an audio file."""
 
     @property
     def relpath(self) -> str:
@@ -109,20 +129,10 @@ class UsableFile(Protocol):
         ...
 
 
-class UsableFiles(Protocol):
-    """The files of a dataset, and what is known of all of them before any is opened."""
-
-    def __len__(self) -> int: ...
+class UsableFiles(KnownFiles, Protocol):
+    """The audio files of a dataset."""
 
     def __getitem__(self, index: int, /) -> UsableFile: ...
-
-    def known(self, column: str, otherwise: float) -> NDArray[Any]:
-        """A number for each file: ``num_frames``, ``sample_rate``, ...; ``otherwise`` where it is not known."""
-        ...
-
-    def error(self, index: int) -> str:
-        """Why a file is known to be of no use; empty if it is not."""
-        ...
 
     def weights(self) -> NDArray[np.float64] | None:
         """How often each is drawn, relative to others; None if equally often."""

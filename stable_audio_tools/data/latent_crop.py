@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio.crop import RandInt, random_crop_start
-from stable_audio_tools.data.latent_store import LatentStore, real_frames
+from stable_audio_tools.data.latent_file import real_frames
+from stable_audio_tools.data.store_facts import StoreFacts
 from stable_audio_tools.errors import DataError
 
 
-def crop_latents(latents: Tensor, metadata: dict[str, Any], store: LatentStore, wanted: int | None, rng: RandInt | None) -> Tensor:
+def crop_latents(latents: Tensor, metadata: dict[str, Any], store: StoreFacts, wanted: int | None, rng: RandInt | None) -> Tensor:
     """Crop or pad an item, and let its metadata say what was done.
 
     Args:
@@ -49,7 +50,7 @@ def crop_latents(latents: Tensor, metadata: dict[str, Any], store: LatentStore, 
     return latents
 
 
-def _whole_length(store: LatentStore, metadata: Mapping[str, Any]) -> int | None:
+def _whole_length(store: StoreFacts, metadata: Mapping[str, Any]) -> int | None:
     """Frames of a whole crop, to which items that were stored without their padding are padded."""
     ratio = metadata.get("downsampling_ratio")
     return -(-store.sample_size // ratio) if isinstance(ratio, int) and store.sample_size else None
@@ -65,7 +66,7 @@ def _silence(silence: Tensor | None, latents: Tensor, missing: int) -> Tensor:
     return silence.repeat(1, -(-missing // silence.shape[-1]))[:, :missing]
 
 
-def _move(metadata: dict[str, Any], store: LatentStore, start: int, length: int) -> None:
+def _move(metadata: dict[str, Any], store: StoreFacts, start: int, length: int) -> None:
     """Say where the crop lies in the whole clip: ``seconds_start`` and ``timestamps``, as for a crop of audio."""
     ratio, rate, times = metadata.get("downsampling_ratio"), metadata.get("sample_rate"), metadata.get("timestamps")
     if ratio is None or not isinstance(rate, (int, float)) or times is None or store.sample_size is None:

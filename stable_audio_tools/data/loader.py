@@ -68,7 +68,9 @@ class ResumableSampler(DistributedSampler[ItemKey]):
             self.epoch += 1
         self._was_used = True
 
-    order_depends_on_batches = False  # whether a pass with batches of another size has another order
+    def obstacle(self, state: Mapping[str, int]) -> str:
+        """Why a pass that was left in the middle must begin anew: which numbers are not those of ``state``; empty if it can go on."""
+        return ""
 
     @property
     def _weights(self) -> Tensor | None:
@@ -161,13 +163,14 @@ class ResumableLoader(DataLoader[Any]):
         step, (world, _) = self.batch_size or 1, sampler._split()
         before, now = state.get("items_per_step", step * world), step * world
         items = (state["items"] if "items" in state else state["batches"] * now) // world
-        if before != now and sampler.order_depends_on_batches and items:
-            logger.warning("resumed with %d items per batch instead of %d, on which the order of length buckets depends: this pass begins "
-                           "anew", now, before)  # fmt: skip
-            items, before = 0, now
+        obstacle = sampler.obstacle(state) if items else ""
         sampler.seed = state["seed"]
         sampler.set_epoch(state["epoch"])
-        sampler.load_extra_state(state, state["epoch"])
+        if obstacle:
+            logger.warning("resumed with %s, on which the order of length buckets depends: this pass begins anew", obstacle)
+            items, before = 0, now
+        else:
+            sampler.load_extra_state(state, state["epoch"])
         left = self._batches_after(items)
         sampler.set_epoch(state["epoch"] + (left == 0))
         sampler.start = self._before = items if left else 0

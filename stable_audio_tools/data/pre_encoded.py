@@ -2,63 +2,96 @@
 
 from __future__ import annotations
 
-import logging
-import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from stable_audio_tools.config.base import PositiveFloat, PositiveInt
+from stable_audio_tools.config.base import PositiveFloat, PositiveInt, Probability
 from stable_audio_tools.config.dataset import LatentFolder, resolve
-from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_table import LocalDatasetConfig
-from stable_audio_tools.data.latent_crop import crop_latents
+from stable_audio_tools.data.latent_dataset import LatentDataset, LatentOptions
+from stable_audio_tools.data.latent_file import UnreadableError, decode_object
 from stable_audio_tools.data.latent_store import LatentStore
+from stable_audio_tools.data.lengths import SaidLengths
 from stable_audio_tools.data.metadata import CustomMetadata, MetadataModule
-from stable_audio_tools.data.replacing import Unusable, described_latents
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
-from stable_audio_tools.models.bottlenecks.vae import vae_deviation
-
-logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LatentOptions:
-    """What is done to every item of a `PreEncodedDataset`.
+class FolderLatent(NamedTuple):
+    """A `LatentFile` of a folder."""
 
-    Attributes:
-        latent_crop_length: Frames per item: longer ones are cropped, shorter ones padded. None is the length of a whole crop.
-        random_crop: Crop at a random place, rather than from the start.
-        length_buckets: Frames; batches have one of these lengths each.
-        sample: Where mean and scale are stored, draw latents anew each time; otherwise take the mean.
-        cached_conditions: Metadata keys whose text is replaced by its cached embedding.
-    """
-
-    latent_crop_length: int | None = None
-    random_crop: bool = False
-    length_buckets: Sequence[int] = ()
-    sample: bool = True
-    cached_conditions: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class _File:
     path: Path
     store: LatentStore
     custom_metadata: CustomMetadata | None
-    weight: float
+
+    def opened(self) -> AbstractContextManager[Path]:
+        """The file."""
+        return nullcontext(self.path)
+
+    def metadata(self) -> dict[str, Any]:
+        """What the JSON file beside it says."""
+        path = self.path.with_suffix(".json")
+        try:
+            return decode_object(path.read_bytes(), str(path))
+        except OSError as error:
+            raise UnreadableError(f"{path}: {error.strerror}; each file of latents has a JSON file beside it") from error
 
 
-class PreEncodedDataset(BucketedDataset):
-    """Latents (D, L) or tokens (K, L), and the metadata that they were stored with.
+class FolderLatents(SaidLengths):
+    """The items of several folders.
 
-    Files that cannot be read, and items that a metadata module rejects, are replaced by another item, and counted (`summary`).
+    Args:
+        stores: The folders.
+        configs: What is said of each.
+    """
+
+    def __init__(self, stores: Sequence[LatentStore], configs: Sequence[LocalDatasetConfig]) -> None:
+        super().__init__()
+        self.stores = list(stores)
+        self._configs = list(configs)
+        self._paths = [path for store in stores for path in store.paths]
+        self._owners = np.repeat(np.arange(len(stores)), [len(store.paths) for store in stores])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int, /) -> FolderLatent:
+        owner = int(self._owners[index])
+        return FolderLatent(self._paths[index], self.stores[owner], self._configs[owner].custom_metadata_fn)
+
+    def of_store(self, number: int) -> range:
+        """The items of a folder."""
+        starts = [0, *accumulate(np.bincount(self._owners, minlength=len(self.stores)).tolist())]
+        return range(starts[number], starts[number + 1])
+
+    def near(self) -> NDArray[np.bool_]:
+        """All."""
+        return np.ones(len(self), dtype=np.bool_)
+
+    def read_lengths(self, *, need_all: bool) -> None:
+        """Read the journals; what they do not say can be found out, so it is never an error."""
+        said = [store.said() for store in self.stores]
+        self.learn(said[owner].get(path.stem, {}) for path, owner in zip(self._paths, self._owners.tolist(), strict=True))
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Forget all items but those that are kept."""
+        self._paths, self._owners = list(compress(self._paths, kept)), self._owners[kept]
+        self.forget(kept)
+
+    def weights(self) -> NDArray[np.float64] | None:
+        """How often each is drawn, relative to others; None if all folders have the same weight."""
+        weights = np.array([config.weight for config in self._configs])
+        return weights[self._owners] if len(set(weights)) > 1 else None
+
+
+class PreEncodedDataset(LatentDataset):
+    """Latents in folders, see `LatentDataset`.
 
     Args:
         configs: Folders.
@@ -67,7 +100,7 @@ class PreEncodedDataset(BucketedDataset):
         max_length_sec: Leave out clips that are longer.
         random_crop: Crop at a random place, rather than from the start.
         latent_extension: ``npy`` or ``safetensors``; None is what each folder says.
-        options: All but these, instead of ``latent_crop_length`` and ``random_crop``.
+        options: All of these but the last, and more, instead of them.
         stores: The folders, if they were opened before.
         sample_rate: Of the model, in Hz, to be compared with that of the folders.
 
@@ -88,117 +121,11 @@ class PreEncodedDataset(BucketedDataset):
         stores: Sequence[LatentStore] | None = None,
         sample_rate: int | None = None,
     ) -> None:
-        super().__init__()
-        self.options = options or LatentOptions(latent_crop_length, random_crop)
+        options = options or LatentOptions(latent_crop_length, random_crop, min_length_sec=min_length_sec, max_length_sec=max_length_sec)
         opened = stores if stores is not None else [LatentStore(Path(config.path), latent_extension) for config in configs]
         if not opened:
             raise DataError("datasets: the list is empty; give at least one folder of pre-encoded items")
-        _refuse_mixtures(opened, sample_rate)
-        pairs = zip(opened, configs, strict=True)
-        self.files = [_File(path, store, config.custom_metadata_fn, config.weight) for store, config in pairs for path in store.paths]
-        lengths = [frames for store in opened for frames in store.real_lengths()] if self.options.length_buckets else None
-        if min_length_sec is not None or max_length_sec is not None:
-            low, high = min_length_sec or 0.0, max_length_sec if max_length_sec is not None else math.inf
-            seconds = [metadata.get("seconds_total", math.nan) for store in opened for metadata in store.all_metadata()]
-            kept = [index for index, length in enumerate(seconds) if low <= length <= high]
-            logger.info("%d of %d items last %g to %g s", len(kept), len(self.files), low, high)
-            if not kept:
-                raise DataError(f"none of {len(self.files)} items has a seconds_total of {low:g} to {high:g}; see min_ and max_length_sec")
-            self.files = [self.files[index] for index in kept]
-            lengths = [lengths[index] for index in kept] if lengths is not None else None
-        is_weighted = len({config.weight for config in configs}) > 1
-        self.sample_weights = torch.tensor([file.weight for file in self.files], dtype=torch.float64) if is_weighted else None
-        if lengths is not None:
-            self.set_buckets(self.options.length_buckets, lengths)
-        # What could not be used, shared by all workers of this process.
-        self.unreadable = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
-        self.rejected = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
-
-    @property
-    def filenames(self) -> list[str]:
-        """Paths of all files."""
-        return [str(file.path) for file in self.files]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def is_unreadable(self, index: int) -> bool:
-        return bool(self.unreadable[index])
-
-    def has_readable(self) -> bool:
-        return not bool(self.unreadable.all())
-
-    def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
-        file = self.files[index]
-        try:
-            latents, metadata = file.store.latents(file.path), file.store.metadata(file.path)
-        except DataError as error:
-            self.unreadable[index] = True
-            logger.warning("skipped: %s", error)
-            return Unusable(str(error))
-        metadata["latent_filename"] = str(file.path)
-        wanted = length or self.options.latent_crop_length
-        latents = crop_latents(latents, metadata, file.store, wanted, rng if self.options.random_crop else None)
-        kind = metadata.get("stored", file.store.card.get("store"))
-        if kind == "mean-scale":
-            mean, scale = latents.chunk(2)
-            noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(rng.getrandbits(63))) if self.options.sample else 0
-            latents = mean + vae_deviation(scale) * noise
-        item = described_latents(latents, metadata, file.path, file.custom_metadata)
-        if isinstance(item, Unusable):
-            self.rejected[index] = True
-            return item
-        for name in self.options.cached_conditions:
-            _use_cached(item[1], name, file)
-        return item
-
-    @property
-    def num_unreadable(self) -> int:
-        """How many files have turned out to be unreadable so far."""
-        return int(self.unreadable.sum())
-
-    @property
-    def num_skipped(self) -> int:
-        """How many items were unreadable or rejected so far."""
-        return int((self.unreadable | self.rejected).sum())
-
-    def summary(self) -> str:
-        """How many items were unreadable or rejected so far, and the first few of each."""
-        text = f"{self.num_unreadable} of {len(self.files)} files unreadable{self._first(self.unreadable)}"
-        return text + (f"; {int(self.rejected.sum())} rejected{self._first(self.rejected)}" if self.rejected.any() else "")
-
-    def _first(self, chosen: Tensor) -> str:
-        indices = chosen.nonzero().flatten().tolist()
-        names = ", ".join(str(self.files[index].path) for index in indices[:5]) + (", ..." if len(indices) > 5 else "")
-        return f" ({names})" if indices else ""
-
-
-def _use_cached(metadata: dict[str, Any], name: str, file: _File) -> None:
-    text = metadata.get(name)
-    if not isinstance(text, str):
-        raise DataError(f"{file.path}: cached_conditions: {name!r} is no text: {text!r:.60}")
-    metadata[f"{name}_text"] = text
-    metadata[name] = file.store.condition(name, text)
-
-
-def _refuse_mixtures(stores: Sequence[LatentStore], sample_rate: int | None) -> None:
-    """Refuse folders whose items cannot share a batch, before training begins."""
-    kinds: Counter[tuple[Any, ...]] = Counter()
-    named: dict[tuple[Any, ...], Path] = {}
-    for store in stores:
-        channels = store.channels
-        is_pair = store.card.get("store") == "mean-scale"
-        kind = (channels // 2 if is_pair else channels, store.card.get("model", {}).get("hash"))
-        kinds[kind] += 1
-        named.setdefault(kind, store.folder)
-        rate = store.card.get("sample_rate")
-        if sample_rate is not None and rate is not None and rate != sample_rate:
-            raise DataError(f"{store.folder}: was encoded at {rate} Hz, but the model works at {sample_rate} Hz")
-    if len({kind[0] for kind in kinds}) > 1:
-        texts = ", ".join(f"{folder} {kind[0]}" for kind, folder in named.items())
-        raise DataError(f"the folders hold latents of different widths: {texts}; they were encoded by different models")
-    if len({kind[1] for kind in kinds if kind[1]}) > 1:
-        raise DataError(f"the folders were encoded by different models, by their card.json: {', '.join(map(str, named.values()))}")
+        super().__init__(FolderLatents(opened, configs), options, sample_rate)
 
 
 @DATASETS.register("pre_encoded", latents=True)
@@ -215,6 +142,7 @@ def pre_encoded(
     length_buckets: list[PositiveInt] | None = None,
     sample: bool = True,
     cached_conditions: list[str] | None = None,
+    max_unreadable_share: Probability = 0.25,
 ) -> PreEncodedDataset:
     """Folders of pre-encoded items: latents, or tokens.
 
@@ -231,9 +159,8 @@ def pre_encoded(
         length_buckets: Frames; batches have one of these lengths each, so that short items are not padded to the longest.
         sample: Where mean and scale are stored, draw latents anew each time; otherwise take the mean.
         cached_conditions: Metadata keys whose text is replaced by its cached embedding; for ``pre_encoded_keys`` of the model.
+        max_unreadable_share: If more of the files that were met cannot be read, training stops; 1 goes on with what is left.
     """
-    if latent_crop_length is not None and length_buckets:
-        raise DataError("latent_crop_length and length_buckets both say how long items are; give one of them")
     configs, stores = [], []
     for folder in datasets:
         path = resolve(folder.path, base_dir)
@@ -243,7 +170,8 @@ def pre_encoded(
         configs.append(LocalDatasetConfig(folder.id, str(path), module, weight=folder.weight))
         filelist = resolve(folder.filelist_path, base_dir) if folder.filelist_path else None
         stores.append(LatentStore(path, folder.latent_extension or latent_extension, filelist))
-    options = LatentOptions(latent_crop_length, random_crop, length_buckets or (), sample, cached_conditions or ())
-    return PreEncodedDataset(
-        configs, min_length_sec=min_length_sec, max_length_sec=max_length_sec, options=options, stores=stores, sample_rate=sample_rate
-    )
+    options = LatentOptions(
+        latent_crop_length, random_crop, length_buckets or (), sample, cached_conditions or (), min_length_sec, max_length_sec,
+        max_unreadable_share,
+    )  # fmt: skip
+    return PreEncodedDataset(configs, options=options, stores=stores, sample_rate=sample_rate)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from stable_audio_tools.data.base import ItemDataset, ItemKey
-from stable_audio_tools.data.metadata import CustomMetadata
+from stable_audio_tools.data.file_states import FileStates
+from stable_audio_tools.data.file_table import KnownFiles
 from stable_audio_tools.errors import DataError
 
 MAX_ATTEMPTS = 200  # items tried before giving up on finding a usable one
@@ -25,11 +25,13 @@ class Unusable(NamedTuple):
 class ReplacingDataset(ItemDataset):
     """Delivers another item, drawn from those that are left, where the one asked for cannot be used.
 
-    A subclass makes items in `attempt`, and remembers in `is_unreadable` and `has_readable` what need not be tried again.
+    A subclass makes items of ``files`` in `attempt`, and remembers in ``states`` what need not be tried again.
     """
 
     holds = "latents"
     """What messages call what is found in items."""
+    files: KnownFiles
+    states: FileStates
 
     def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         """One try at an item: with ``rng`` for all that is random in it, and of ``length`` if that is not None."""
@@ -37,15 +39,30 @@ class ReplacingDataset(ItemDataset):
 
     def is_unreadable(self, index: int) -> bool:
         """Whether an item is known to be of no use."""
-        raise NotImplementedError
+        return self.states.is_unreadable(index)
 
-    def has_readable(self) -> bool:
-        """Whether any item may still be of use."""
-        raise NotImplementedError
+    def name(self, index: int) -> str:
+        """The path of its file."""
+        return str(self.files[index].path)
+
+    @property
+    def filenames(self) -> list[str]:
+        """Paths of all files. Made anew each time; see `name` for one."""
+        return [self.name(index) for index in range(len(self))]
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many files have turned out to be unreadable so far."""
+        return self.states.num_unreadable
+
+    @property
+    def num_skipped(self) -> int:
+        """How many files were not used, or had parts that were not used, so far."""
+        return self.states.num_skipped
 
     def summary(self) -> str:
-        """What was of no use so far."""
-        raise NotImplementedError
+        """How many files were not used so far, why, and the first few of each kind."""
+        return self.states.summary()
 
     def __getitem__(self, key: int | ItemKey) -> tuple[Tensor, dict[str, Any]]:
         index, length = _parts(key)
@@ -70,7 +87,7 @@ class ReplacingDataset(ItemDataset):
         """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
         yield index
         count = len(self)
-        while self.has_readable():
+        while self.states.has_readable():
             yield from rng.sample(range(count), min(count, MAX_ATTEMPTS))
 
 
@@ -80,22 +97,6 @@ def stream_of(key: int | ItemKey, purpose: str | int) -> Any:
         return random
     drawn = f"/draw {key.draw}" if key.draw else ""
     return random.Random(f"{key.seed}/{key.epoch}/{key.index}{drawn}{f'/{purpose}' if purpose else ''}")
-
-
-def described_latents(
-    latents: Tensor, metadata: dict[str, Any], path: Path | str, custom_metadata: CustomMetadata | None
-) -> tuple[Tensor, dict[str, Any]] | Unusable:
-    """An item of latents with what its metadata module says, which may be that there is none."""
-    said: Mapping[str, Any] = (custom_metadata(metadata, latents) if custom_metadata is not None else None) or {}
-    metadata = {**metadata, **said}
-    if metadata.pop("__reject__", False):
-        return Unusable(f"{path}: rejected by the metadata module")
-    given = metadata.pop("__replace__", None)
-    if given is not None and (not isinstance(given, Tensor) or given.dim() != 2):
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise DataError(f"{path}: __replace__ is a tensor of latents (channels, frames), got {shape}")
-    latents = latents if given is None else given
-    return latents, {**metadata, "audio": latents}
 
 
 def _parts(key: int | ItemKey) -> tuple[int, int | None]:

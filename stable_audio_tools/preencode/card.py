@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.checkpoint import atomic_path
-from stable_audio_tools.data.latent_store import CARD
+from stable_audio_tools.data.store_facts import CARD
 from stable_audio_tools.errors import DataError
 
 PATIENCE = 600.0  # seconds to wait for the first process

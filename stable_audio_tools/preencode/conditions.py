@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stable_audio_tools.checkpoint import atomic_path
-from stable_audio_tools.data.latent_store import condition_path
+from stable_audio_tools.data.store_facts import condition_path
 from stable_audio_tools.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

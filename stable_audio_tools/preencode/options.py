@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from stable_audio_tools.preencode.encoder import Stored
 from stable_audio_tools.preencode.store import Format
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MOST_WORKERS = 4  # that are started unasked
 GROUP = 64  # items that are done together: so many at most are encoded again after a crash
+
+
+def default_workers() -> int:
+    """Processes that load audio if nobody says how many: 4, or as many as this process may use cores, if those are fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, cores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +38,7 @@ class PreEncodeOptions:
         model_half: Encode in float16.
         sample_size: Samples of a crop; None is the ``sample_size`` of a model that generates, and 1320960 for an autoencoder.
         batch_size: Clips at a time.
-        num_workers: Processes that load audio.
+        num_workers: Processes that load audio; by default see `default_workers`.
         store: ``sample``, ``mean`` or ``mean-scale``.
         is_discrete: Store tokens instead.
         dtype: ``fp32``, ``fp16`` or ``bf16``.
@@ -53,7 +61,7 @@ class PreEncodeOptions:
     model_half: bool = False
     sample_size: int | None = None
     batch_size: int = 1
-    num_workers: int = 4
+    num_workers: int = field(default_factory=default_workers)
     store: Stored = "sample"
     is_discrete: bool = False
     dtype: str = "fp32"

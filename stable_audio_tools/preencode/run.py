@@ -16,7 +16,7 @@ from stable_audio_tools.checkpoint import atomic_path, load_model_weights, weigh
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.base import ItemDataset
 from stable_audio_tools.data.dataset import create_dataset_from_config
-from stable_audio_tools.data.latent_store import CONDITIONS, DETAILS, SILENCE
+from stable_audio_tools.data.store_facts import CONDITIONS, DETAILS, SILENCE
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.inference.device import pick_device
@@ -200,10 +200,11 @@ def _write_beside(folder: Path, options: PreEncodeOptions, encoder: LatentEncode
     named = {key: value if isinstance(value, (str, Path)) else None for key, value in vars(options).items() if key.endswith("_config")}
     args = {key: value for key, value in asdict(options).items() if not isinstance(value, Mapping)}
     write_object(folder / DETAILS, {**named, "sample_size": sample_size, "args": args, "variable_length": not options.pad})
-    if options.format == "wds" or (folder / f"{SILENCE}.{options.format}").is_file():
+    kind: Format = "npy" if options.format == "wds" else options.format
+    if (folder / f"{SILENCE}.{kind}").is_file():
         return
-    with atomic_path(folder / f"{SILENCE}.{options.format}") as path:
-        write_latents(path, storable(encoder.silent_latents(), DTYPES[options.dtype])[None], options.format)  # (1, D, L)
+    with atomic_path(folder / f"{SILENCE}.{kind}") as path:
+        write_latents(path, storable(encoder.silent_latents(), DTYPES[options.dtype])[None], kind)  # (1, D, L)
 
 
 def _encode_all(

@@ -21,7 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stable_audio_tools.checkpoint import atomic_path
-from stable_audio_tools.data.latent_store import JOURNAL, TENSOR, read_journal, real_frames
+from stable_audio_tools.data.latent_file import TENSOR, real_frames
+from stable_audio_tools.data.latent_store import read_journal
+from stable_audio_tools.data.store_facts import JOURNAL
 
 Format = Literal["npy", "safetensors", "wds"]
 MAX_WAITING = 64  # items that wait to be written

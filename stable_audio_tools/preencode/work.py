@@ -90,8 +90,7 @@ class Loading(Dataset[Loaded]):
         item, index = self.items[position]
         found, reason = self.dataset.exactly(ItemKey(index, 0, self.seed))
         if found is None:
-            names = getattr(self.dataset, "filenames", None)
-            return Loaded(item, names[index] if names else str(index), None, {}, reason)
+            return Loaded(item, self.dataset.name(index), None, {}, reason)
         audio, metadata = found
         mask = metadata.get("padding_mask")
         mask = mask[0] if isinstance(mask, (list, tuple)) else mask

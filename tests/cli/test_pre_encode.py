@@ -44,6 +44,12 @@ def test_a_pretrained_folder(sat: Any, vae: Any, noises: Path, tmp_path: Path) -
     assert ran.out.startswith("10 of 10 items")
 
 
+def test_without_a_number_of_workers_torch_does_not_warn_of_too_many(sat: Any, flags: list[str]) -> None:
+    """Warnings are errors here: on a machine with fewer cores than workers, torch has one."""
+    at = flags.index("--num-workers")
+    assert sat("pre-encode", *flags[:at], *flags[at + 2 :], "--limit-batches", "1").out.startswith("4 of 4 items")
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

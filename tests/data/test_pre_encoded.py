@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.dataset import PreEncodedDataset, create_dataloader_from_config, create_dataset_from_config
-from stable_audio_tools.data.latent_store import LatentStore, condition_path
+from stable_audio_tools.data.latent_store import LatentStore
+from stable_audio_tools.data.store_facts import condition_path
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.models.bottlenecks.vae import vae_deviation
 
@@ -195,7 +196,7 @@ def test_weights_of_folders(write_store):
 
 def test_a_list_of_files(write_store, tmp_path):
     folder = write_store()
-    (tmp_path / "list.txt").write_text("0/0000000000002.npy\n\n0/0000000000000.npy\n")
+    (tmp_path / "list.txt").write_text("# chosen\n0\\0000000000002.npy\n\n./0/0000000000000.npy\n")
     assert len(dataset(folder, entry={"filelist_path": str(tmp_path / "list.txt")})) == 2
     (folder / "filelist.txt").write_text("0/0000000000001.npy\n")
     assert dataset(folder)[0][1]["prompt"] == "item 1"
@@ -223,7 +224,7 @@ def test_custom_metadata(write_store, tmp_path):
     assert latents.eq(0).all() and metadata["prompt"] == "replaced" and metadata["audio"] is latents
     assert data[ItemKey(1, 0, 0)][1]["prompt"] in ("item 0", "replaced"), "another one takes its place"
     assert data.exactly(1)[0] is None and data.exactly(1)[1].endswith("rejected by the metadata module")
-    assert data.summary().startswith("0 of 3 files unreadable; 1 rejected (") and data.num_skipped == 1
+    assert data.summary().startswith("0 of 3 files unreadable; 1 with rejected crops, which were replaced (") and data.num_skipped == 1
     (tmp_path / "md.py").write_text("def get_custom_metadata(info, latents):\n    return {'__replace__': 3}")
     with pytest.raises(DataError, match=r"__replace__ is a tensor of latents \(channels, frames\), got int"):
         dataset(write_store(name="b"), entry={"custom_metadata_module": str(tmp_path / "md.py")})[0]
@@ -233,7 +234,7 @@ def test_unreadable_files_are_replaced_and_named_once(write_store, caplog):
     folder = write_store()
     (folder / "0" / "0000000000000.npy").write_bytes(b"odd")
     (folder / "0" / "0000000000001.json").unlink()
-    data = dataset(folder)
+    data = dataset(folder, max_unreadable_share=1)
     for _ in range(2):
         assert all(data[ItemKey(index, 0, 0)][1]["prompt"] == "item 2" for index in range(3))
     assert data.num_unreadable == 2
@@ -244,6 +245,17 @@ def test_unreadable_files_are_replaced_and_named_once(write_store, caplog):
     (folder / "0" / "0000000000002.npy").unlink()
     with pytest.raises(DataError, match=r"^no usable latents found in 3 files: 3 of 3 files unreadable \("):
         data[0]
+
+
+def test_a_run_stops_if_too_many_files_cannot_be_read(write_store):
+    folder = write_store([20] * 8)
+    for index in (1, 4, 6):
+        (folder / "0" / f"{index:013d}.npy").write_bytes(b"odd")
+    patient, strict = dataset(folder, max_unreadable_share=0.4), dataset(folder)
+    assert len([patient[index] for index in range(8)]) == 8 and patient.num_unreadable == 3
+    message = r"3 of 8 files unreadable \(.*\); last: .*; more than 25% of 8 files cannot be decoded: mend or remove them, or allow more"
+    with pytest.raises(DataError, match=message):
+        [strict[index] for index in range(8)]
 
 
 def test_the_class_takes_what_scripts_give(write_store):
@@ -363,8 +375,8 @@ def test_masks_that_do_not_fit(write_store):
 def test_latents_of_another_shape(write_store):
     folder = write_store([20])
     np.save(folder / "0" / "0000000000000.npy", np.zeros((2, 3, 4, 5)))
-    with pytest.raises(DataError, match=r"latents are \(channels, frames\), got shape \(2, 3, 4, 5\)$"):
-        LatentStore(folder).latents(folder / "0" / "0000000000000.npy")
+    with pytest.raises(DataError, match=r"0\.npy: latents are \(channels, frames\), got shape \(2, 3, 4, 5\)$"):
+        dataset(folder)[0]
 
 
 def test_different_lengths_in_one_batch_name_the_keys_that_help(write_store):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -12,6 +13,7 @@ from stable_audio_tools.audio import AUDIO_EXTENSIONS, CropPlan, load, plan_crop
 from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import ShardEntry, resolve
 from stable_audio_tools.data.audio_dir import SampleDataset
+from stable_audio_tools.data.latent_dataset import LatentDataset, LatentOptions
 from stable_audio_tools.data.metadata import MetadataModule
 from stable_audio_tools.data.shards.files import ShardFiles, ShardSource
 from stable_audio_tools.data.shards.latents import ShardLatents
@@ -19,10 +21,10 @@ from stable_audio_tools.data.shards.order import ShardSampler
 from stable_audio_tools.data.shards.reader import CACHE_BYTES
 from stable_audio_tools.data.shards.silence import remove_long_silence
 from stable_audio_tools.data.shards.storage import Storage
-from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import DATASETS
 
-LATENT_EXTENSIONS = frozenset({".npy"})
+logger = logging.getLogger(__name__)
 
 
 class ShardDataset:
@@ -30,14 +32,15 @@ class ShardDataset:
 
     files: ShardFiles
     states: Any
+    bucket_lengths: list[int] | None = None
     epoch_steps: int | None = None
     shuffle_window: int = 0
 
     def read_in_order(self, *, epoch_steps: int | None, shuffle_buffer: int) -> None:
         """Say how the shards are read: see `ShardSampler`."""
         self.epoch_steps = epoch_steps
-        # What is read ahead from afar must fit in what is kept of it.
-        mean = self.files.mean_bytes_from_afar()
+        # What is read ahead from afar must fit in what is kept of it: a window, or two where samples move again to join a bucket.
+        mean = self.files.mean_bytes_from_afar() * (1 if self.bucket_lengths is None else 2)
         self.shuffle_window = min(shuffle_buffer, int(CACHE_BYTES / 2 / mean)) if mean else shuffle_buffer
         self.shard_starts = self.files.starts
         self.shard_weights = self.files.shard_weights()
@@ -71,11 +74,27 @@ class AudioShards(ShardDataset, SampleDataset):
         files: The samples.
         silence: How long silences are shortened, as arguments of `remove_long_silence`; None leaves them.
         sample_size: Length of the crops, in samples.
+        length_buckets: Samples; batches have one of these lengths each.
         **options: As for `SampleDataset`.
+
+    Raises:
+        DataError: If batches are to be made by length, and lengths are not known.
     """
 
-    def __init__(self, files: ShardFiles, silence: Mapping[str, float] | None, sample_size: int, **options: Any) -> None:
-        SampleDataset.__init__(self, [], sample_size, files=files, **options)
+    def __init__(
+        self,
+        files: ShardFiles,
+        silence: Mapping[str, float] | None,
+        sample_size: int,
+        *,
+        length_buckets: Sequence[int] = (),
+        **options: Any,
+    ) -> None:
+        if length_buckets:
+            if silence is not None:
+                raise DataError("length_buckets and remove_silence do not go together: it changes the lengths that batches are made by")
+            files.read_lengths(need_all=True)
+        SampleDataset.__init__(self, [], sample_size, files=files, length_buckets=length_buckets, **options)
         self.silence = silence
 
     def _decode(self, index: int, source: Path | BinaryIO, rng: Any, size: int, start: int | None) -> tuple[CropPlan, Tensor] | None:
@@ -89,8 +108,22 @@ class AudioShards(ShardDataset, SampleDataset):
         return plan, whole[:, plan.start :]
 
 
-class LatentShards(ShardDataset, ShardLatents):
-    """Latents in shards."""
+class LatentShards(ShardDataset, LatentDataset):
+    """Latents in shards; an item is what it is for a folder, with ``__key__`` and ``__url__``.
+
+    Args:
+        files: The samples.
+        options: What is done to each.
+        sample_rate: Of the model, in Hz.
+
+    Raises:
+        DataError: As for `LatentDataset`.
+    """
+
+    files: ShardLatents
+
+    def __init__(self, files: ShardLatents, options: LatentOptions, sample_rate: int) -> None:
+        LatentDataset.__init__(self, files, options, sample_rate)
 
 
 @DATASETS.register("wds")
@@ -117,6 +150,9 @@ def shards(
     latent_crop_length: PositiveInt | None = None,
     min_length_sec: NonNegativeFloat | None = None,
     max_length_sec: NonNegativeFloat | None = None,
+    sample: bool = True,
+    cached_conditions: list[str] | None = None,
+    length_buckets: list[PositiveInt] | None = None,
     broken_shards: Literal["error", "keep"] = "error",
     max_unreadable_share: Probability = 0.1,
 ) -> AudioShards | LatentShards:
@@ -140,10 +176,14 @@ def shards(
         silence_threshold_db: Crops whose peak is below this are replaced, in dB of full scale; null keeps all.
         volume_norm: Bring each file to a loudness (ITU-R BS.1770), as far as its peaks allow.
         volume_norm_param: That loudness in LUFS, and by how many LU it varies at random, up or down.
-        pre_encoded: The shards hold latents (``.npy``) instead of audio.
+        pre_encoded: The shards hold latents (``.npy`` or ``.safetensors``) instead of audio.
         latent_crop_length: Frames per item of latents: longer ones are cropped, shorter ones padded. None is the length of a whole crop.
         min_length_sec: Leave out clips of latents that are shorter, by their ``seconds_total``.
         max_length_sec: Leave out clips of latents that are longer.
+        sample: Where mean and scale are stored, draw latents anew each time; otherwise take the mean.
+        cached_conditions: Metadata keys of latents whose text is replaced by its cached embedding.
+        length_buckets: Lengths in samples, or in frames of latents; each batch has one of them, so that short items are not padded to the
+            longest. Sorted within ``shuffle_buffer`` samples.
         broken_shards: What to do with shards that are cut off or damaged: stop with an error, or keep the whole samples in them.
         max_unreadable_share: If more of the samples that were met cannot be read, training stops; 1 goes on with what is left.
     """
@@ -151,21 +191,22 @@ def shards(
     weights = {source.weight for source in sources}
     if len(weights) > 1 and not resampled_shards:
         raise ConfigError('weights differ, which needs draws with repetition: write "resampled_shards": true, or leave the weights out')
-    files = ShardFiles(sources, LATENT_EXTENSIONS if pre_encoded else AUDIO_EXTENSIONS, keep_broken=broken_shards == "keep")
+    keep_broken = broken_shards == "keep"
     level, kept = silence_threshold
     dataset: AudioShards | LatentShards
     if pre_encoded:
-        dataset = LatentShards(
-            files,
-            crop_length=latent_crop_length,
-            random_crop=random_crop,
-            min_length_sec=min_length_sec,
-            max_length_sec=max_length_sec,
-            max_unreadable_share=max_unreadable_share,
-        )
+        options = LatentOptions(
+            latent_crop_length, random_crop, length_buckets or (), sample, cached_conditions or (), min_length_sec, max_length_sec,
+            max_unreadable_share,
+        )  # fmt: skip
+        dataset = LatentShards(ShardLatents(sources, keep_broken=keep_broken), options, sample_rate)
     else:
+        for key, value in (("latent_crop_length", latent_crop_length), ("cached_conditions", cached_conditions),
+                           ("min_length_sec", min_length_sec), ("max_length_sec", max_length_sec)):  # fmt: skip
+            if value is not None:
+                logger.warning('%s has no effect on shards of audio; is "pre_encoded": true missing?', key)
         dataset = AudioShards(
-            files,
+            ShardFiles(sources, AUDIO_EXTENSIONS, keep_broken=keep_broken),
             {"level": level, "kept_seconds": kept, "max_seconds": max_silence_duration} if remove_silence else None,
             sample_size,
             sample_rate=sample_rate,
@@ -176,6 +217,7 @@ def shards(
             volume_norm_param=volume_norm_param,
             silence_threshold_db=silence_threshold_db,
             max_unreadable_share=max_unreadable_share,
+            length_buckets=length_buckets or (),
         )
     dataset.read_in_order(epoch_steps=epoch_steps if resampled_shards else None, shuffle_buffer=shuffle_buffer)
     return dataset
@@ -187,7 +229,7 @@ def shard_source(entry: ShardEntry, base_dir: Path | None) -> ShardSource:
     if entry.s3_path and "://" not in url:
         url = f"s3://{url}"
     if "://" not in url:
-        url = str(resolve(url, base_dir)) if "{" not in url else url
+        url = (resolve(url, base_dir) if "{" not in url else Path(url)).as_posix()  # what follows knows forward slashes only
     options = dict(entry.storage_options)
     for key in ("profile", "endpoint_url"):
         if getattr(entry, key) is not None:

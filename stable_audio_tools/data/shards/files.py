@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from array import array
@@ -12,9 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stable_audio_tools.data.lengths import SaidLengths
 from stable_audio_tools.data.metadata import RESERVED, CustomMetadata
 from stable_audio_tools.data.names import Names
-from stable_audio_tools.data.shards.listing import index_shards, list_shards
+from stable_audio_tools.data.shards.listing import index_shards, list_shards, read_lengths
 from stable_audio_tools.data.shards.reader import Shard, ShardReader
 from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.data.shards.tars import Member, Sample
@@ -65,8 +67,11 @@ class ShardFile(NamedTuple):
         self.reader.check(self.shard, self.content)
         return self.reader.opened(self.shard, self.content.offset, self.content.size, self.path)
 
-    def described(self) -> dict[str, Any]:
+    def described(self, *, with_reserved: bool = False) -> dict[str, Any]:
         """What the sample says of itself, with its key and shard; its ``text`` or ``caption`` is its prompt.
+
+        Args:
+            with_reserved: Also what is measured, of audio.
 
         Raises:
             AudioError: If that cannot be read.
@@ -75,7 +80,7 @@ class ShardFile(NamedTuple):
         if self.text is not None:
             metadata["prompt"] = self.reader.read(self.shard, self.text).decode("utf-8", "replace").strip()
         said = self.metadata()
-        metadata |= {key: value for key, value in said.items() if key not in RESERVED or key == "relpath"}
+        metadata |= {key: value for key, value in said.items() if with_reserved or key not in RESERVED or key == "relpath"}
         if "text" in said:
             metadata["prompt"] = said["text"]
         elif "caption" in said and "prompt" not in said:
@@ -99,7 +104,7 @@ class ShardFile(NamedTuple):
         return said
 
 
-class ShardFiles:
+class ShardFiles(SaidLengths):
     """The samples of several sources.
 
     Args:
@@ -117,6 +122,7 @@ class ShardFiles:
     """
 
     def __init__(self, sources: Sequence[ShardSource], extensions: frozenset[str], *, keep_broken: bool = False) -> None:
+        super().__init__()
         if not sources:
             raise DataError("datasets: the list is empty; give at least one source of shards")
         self.sources = list(sources)
@@ -173,7 +179,7 @@ class ShardFiles:
         return True
 
     def _say(self, without: list[str], extensions: frozenset[str]) -> None:
-        kind = "latents (.npy)" if ".npy" in extensions else "audio"
+        kind = "latents (.npy or .safetensors)" if ".npy" in extensions else "audio"
         if not len(self):
             where = ", ".join(source.url for source in self.sources)
             hint = f"; {len(without)} samples hold none, first {without[0]}" if without else ""
@@ -197,24 +203,51 @@ class ShardFiles:
         assert members[0] is not None
         return ShardFile(shard, key, members[0], members[1], members[2], source, self.reader)
 
+    def source_of(self, index: int) -> int:
+        """The number of the source that a sample is from."""
+        return self._source_of[int(np.searchsorted(self.starts, index, side="right")) - 1]
+
+    def of_source(self, number: int) -> range:
+        """The samples of a source."""
+        first, last = (np.searchsorted(self._source_of, number, side=side) for side in ("left", "right"))
+        return range(int(self.starts[first]), int(self.starts[last]))
+
+    def near(self) -> NDArray[np.bool_]:
+        """Which samples are on this machine."""
+        return np.repeat([shard.storage.is_local for shard in self.shards], np.diff(self.starts))
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Forget all samples but those that are kept; shards stay, with fewer."""
+        self._keys = Names.of(self._keys[int(index)] for index in np.flatnonzero(kept))
+        self._places, self._exts = self._places[kept], self._exts[kept]
+        self.starts = np.concatenate([[0], np.cumsum(kept)])[self.starts].astype(np.int64)
+        self.forget(kept)
+
+    def read_lengths(self, *, need_all: bool) -> None:
+        """Make what is written down beside the shards of how long samples are known.
+
+        Raises:
+            DataError: If it is needed of all, and of some there is nothing, and they are not on this machine.
+        """
+        said = read_lengths(self.shards)
+        spans = itertools.pairwise(self.starts.tolist())
+        self.learn(entries.get(self._keys[index], {}) for entries, span in zip(said, spans, strict=True) for index in range(*span))
+        unknown = (self.known("num_frames", -1) < 0) & ~self.near()
+        if need_all and unknown.any():
+            first = self.shards[int(np.searchsorted(self.starts, int(np.argmax(unknown)), side="right")) - 1]
+            raise DataError(
+                f"length_buckets: nothing beside {first.url} says how long its samples are ({unknown.sum()} of {len(self)} are not known), "
+                "and finding out would fetch all of them; pack them again with sat data pack, which writes it down, or leave it out"
+            )
+
     def shard_weights(self) -> NDArray[np.float64]:
         """(shards,) weight of the source of each."""
         return np.array([self.sources[number].weight for number in self._source_of])
 
     def mean_bytes_from_afar(self) -> float:
         """Mean size of the content of samples that are not on this machine; 0 if all are."""
-        far = np.repeat([not shard.storage.is_local for shard in self.shards], np.diff(self.starts))
+        far = ~self.near()
         return float(self._places[far, 0, 1].mean()) if far.any() else 0.0
-
-    # ---- what is known of files before they are opened: nothing ---------------------------------------------------------------------
-
-    def known(self, column: str, otherwise: float) -> NDArray[Any]:
-        """Nothing: a shard does not say."""
-        return np.full(len(self), otherwise)
-
-    def error(self, index: int) -> str:
-        """Nothing."""
-        return ""
 
     def weights(self) -> None:
         """None: shards are drawn, not samples."""

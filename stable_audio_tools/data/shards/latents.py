@@ -1,123 +1,79 @@
-"""Shards of latents: samples of ``.npy`` and ``.json``."""
+"""Samples of latents in shards: ``.npy`` or ``.safetensors``, and ``.json``."""
 
 from __future__ import annotations
 
-import io
-import json
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from stable_audio_tools.data.file_states import UNREADABLE, FileStates
-from stable_audio_tools.data.latent_crop import crop_latents
-from stable_audio_tools.data.latent_store import DETAILS, SILENCE, LatentStore
-from stable_audio_tools.data.replacing import ReplacingDataset, Unusable, described_latents
+from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, UnreadableError
+from stable_audio_tools.data.metadata import CustomMetadata
 from stable_audio_tools.data.shards.files import ShardFile, ShardFiles, ShardSource
-from stable_audio_tools.errors import AudioError, DataError
+from stable_audio_tools.data.shards.storage import Storage
+from stable_audio_tools.data.store_facts import CARD, DETAILS, StoreFacts
 
 
-class _Beside(NamedTuple):
-    """What lies beside the shards of a source, and is about all its latents."""
+class ShardLatent(NamedTuple):
+    """A `LatentFile` of a shard."""
 
-    sample_size: int | None
-    silence: Tensor | None
+    file: ShardFile
+    store: StoreFacts
 
-    @classmethod
-    def of(cls, source: ShardSource) -> _Beside:
-        is_file = source.url.endswith((".tar", ".json"))
-        folder = source.url.rsplit("/", 1)[0] if is_file else source.url.rstrip("/")
-        details = source.storage.read_whole(f"{folder}/{DETAILS}")
-        silence = source.storage.read_whole(f"{folder}/{SILENCE}.npy")
-        size = json.loads(details).get("sample_size") if details else None
-        return cls(size, _latents(silence, f"{folder}/{SILENCE}.npy") if silence else None)
+    @property
+    def path(self) -> str:
+        """Shard and member."""
+        return self.file.path
+
+    @property
+    def custom_metadata(self) -> CustomMetadata | None:
+        """The function of the user's metadata module."""
+        return self.file.custom_metadata
+
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        """The member."""
+        return self.file.opened()
+
+    def metadata(self) -> dict[str, Any]:
+        """What its JSON says, with its key and shard."""
+        if self.file.data is None:
+            raise UnreadableError(f"{self.path}: has no .json member beside it, which each sample of latents has")
+        return self.file.described(with_reserved=True)
 
 
-class ShardLatents(ReplacingDataset):
-    """Latents (D, L), and the metadata that they were stored with.
-
-    Samples that cannot be read, and those that are too short, too long or rejected, are replaced by another one, and counted.
+class ShardLatents(ShardFiles):
+    """The samples of several sources, and what is said of all those of each.
 
     Args:
-        files: The samples.
-        crop_length: Frames per item: longer ones are cropped, shorter ones padded. None is the length of a whole crop.
-        random_crop: Crop at a random place, rather than from the start.
-        min_length_sec: Leave out clips that are shorter, by their ``seconds_total``.
-        max_length_sec: Leave out clips that are longer.
-        max_unreadable_share: If more of the samples that were met cannot be read, that is an error.
+        sources: Where the shards are.
+        keep_broken: Use the whole samples of shards that are cut off or damaged, rather than to stop.
+
+    Raises:
+        DataError: If there are no samples, or a shard is broken and such shards are not to be kept.
     """
 
-    def __init__(
-        self,
-        files: ShardFiles,
-        *,
-        crop_length: int | None = None,
-        random_crop: bool = True,
-        min_length_sec: float | None = None,
-        max_length_sec: float | None = None,
-        max_unreadable_share: float = 0.1,
-    ) -> None:
-        super().__init__()
-        self.files = files
-        self.states = FileStates(files, max_unreadable_share)
-        self.crop_length = crop_length
-        self.random_crop = random_crop
-        self.bounds = (min_length_sec or 0.0, float("inf") if max_length_sec is None else max_length_sec)
-        self._beside = {source.url: _Beside.of(source) for source in files.sources}
+    def __init__(self, sources: Sequence[ShardSource], *, keep_broken: bool = False) -> None:
+        super().__init__(sources, frozenset(LATENT_SUFFIXES), keep_broken=keep_broken)
+        self.stores = [facts_beside(source) for source in sources]
 
-    def __len__(self) -> int:
-        return len(self.files)
+    def __getitem__(self, index: int, /) -> ShardLatent:  # type: ignore[override]
+        return ShardLatent(super().__getitem__(index), self.stores[self.source_of(index)])
 
-    def is_unreadable(self, index: int) -> bool:
-        return int(self.states.lengths[index]) == UNREADABLE
-
-    def has_readable(self) -> bool:
-        return bool((self.states.lengths != UNREADABLE).any())
-
-    def summary(self) -> str:
-        """How many samples could not be read or were rejected so far, and the first few of each."""
-        return self.states.summary()
-
-    def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
-        file = self.files[index]
-        try:
-            latents, metadata = self._read(file)
-            self.states.lengths[index] = latents.shape[-1]
-            latents = crop_latents(
-                latents, metadata, cast("LatentStore", self._beside[file.source.url]), length or self.crop_length,
-                rng if self.random_crop else None,
-            )  # (D, L)  # fmt: skip
-        except (AudioError, DataError) as error:
-            if not isinstance(error, AudioError) and not str(error).startswith(file.path):
-                raise  # of the connection, not of the sample
-            self.states.condemn(index, AudioError(str(error)))
-            return Unusable(str(error))
-        item = described_latents(latents, metadata, file.path, file.custom_metadata)
-        seconds = None if isinstance(item, Unusable) else item[1].get("seconds_total")
-        if seconds is not None and not self.bounds[0] <= seconds <= self.bounds[1]:
-            item = Unusable(f"{file.path}: rejected for its length")
-        if isinstance(item, Unusable):
-            self.states.rejected[index] = True
-        return item
-
-    @staticmethod
-    def _read(file: ShardFile) -> tuple[Tensor, dict[str, Any]]:
-        file.reader.check(file.shard, file.content)
-        latents = _latents(file.reader.read(file.shard, file.content), file.path)
-        said = file.metadata()
-        if said.get("stored") == "mean-scale":
-            raise DataError(f"{file.shard.url}: holds mean and scale; shards are of latents: pre-encode with the mean or a sample")
-        return latents, {**said, **file.described(), "latent_filename": file.path}
+    def of_store(self, number: int) -> range:
+        """The samples of a source."""
+        return self.of_source(number)
 
 
-def _latents(data: bytes, name: str) -> Tensor:
-    """Latents (D, L) of an ``.npy`` file."""
-    try:
-        latents = torch.from_numpy(np.load(io.BytesIO(data)))
-    except (ValueError, EOFError, TypeError, OSError) as error:
-        raise AudioError(f"{name}: cannot be read as latents: {error}") from error
-    latents = latents[0] if latents.dim() == 3 and latents.shape[0] == 1 else latents
-    if latents.dim() != 2 or not latents.shape[-1]:
-        raise AudioError(f"{name}: latents are (channels, frames), got shape {tuple(latents.shape)}")
-    return latents.float() if latents.is_floating_point() else latents
+def facts_beside(source: ShardSource) -> StoreFacts:
+    """What lies beside the shards of a source; above a folder that is called by a number, as ``sat pre-encode`` has one of each process."""
+    storage = source.storage
+    link = storage.link(storage.path(source.url)).rstrip("/")
+    folder = link.rsplit("/", 1)[0] if link.endswith((".tar", ".json")) else link
+    above, _, name = folder.rpartition("/")
+    if name.isdigit() and all(storage.read_whole(f"{folder}/{fact}") is None for fact in (CARD, DETAILS)):
+        folder = above
+    return StoreFacts(folder, partial(_read_beside, storage, folder))
+
+
+def _read_beside(storage: Storage, folder: str, name: str) -> bytes | None:
+    return storage.read_whole(f"{folder}/{name}")

@@ -11,12 +11,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from stable_audio_tools.data.shards.reader import Shard, Span
 from stable_audio_tools.data.shards.storage import Storage
-from stable_audio_tools.data.shards.tars import INDEX_SUFFIX, Index, format_index, parse_index, scan
+from stable_audio_tools.data.shards.tars import INDEX_SUFFIX, LENGTHS_SUFFIX, Index, format_index, parse_index, scan
+from stable_audio_tools.data.store_facts import JOURNAL, parse_journal
 from stable_audio_tools.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -102,8 +103,16 @@ def _read_manifest(url: str, storage: Storage, *, missing_is_fine: bool = False)
 
 
 def _beside(folder: str, name: str, storage: Storage) -> str:
-    is_whole = "://" in name or name.startswith("/")
-    return storage.link(storage.path(name if is_whole else f"{folder}/{name}"))
+    return storage.link(storage.path(name if is_whole(name) else f"{folder}/{name}"))
+
+
+def is_whole(name: str) -> bool:
+    r"""Whether a name says by itself where something is, on any system; others are relative to what names them.
+
+    >>> [is_whole(name) for name in ("s3://bucket/0.tar", "/data/0.tar", r"C:\data\0.tar", "//host/share/0.tar", "0.tar", "c/0.tar")]
+    [True, True, True, True, False, False]
+    """
+    return "://" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
 
 
 def index_shards(shards: Sequence[Shard]) -> Iterator[Index]:
@@ -150,6 +159,28 @@ def _index_from_afar(shard: Shard) -> Index:
     if text is not None and not index.broken:
         _keep(kept, text)
     return index
+
+
+def read_lengths(shards: Sequence[Shard]) -> Iterator[Mapping[str, Mapping[str, Any]]]:
+    """What is written down of how long the samples of each shard are, by key: beside it, or in the journal of pre-encoding.
+
+    Raises:
+        DataError: If that holds something else.
+    """
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        beside = list(readers.map(lambda shard: _entries(f"{shard.url.removesuffix('.tar')}{LENGTHS_SUFFIX}", shard.storage), shards))
+        folders = {shard.url.rsplit("/", 1)[0]: shard for shard, found in zip(shards, beside, strict=True) if found is None}
+        found = readers.map(lambda item: _entries(f"{item[0]}/{JOURNAL}", item[1].storage), folders.items())
+        journals = dict(zip(folders, found, strict=True))
+    for shard, entries in zip(shards, beside, strict=True):
+        yield (journals[shard.url.rsplit("/", 1)[0]] or {}) if entries is None else entries
+
+
+def _entries(url: str, storage: Storage) -> dict[str, dict[str, Any]] | None:
+    data = storage.read_whole(url)
+    if data is None:
+        return None
+    return {str(entry["id"]): entry for entry in parse_journal(data.decode("utf-8", "replace"), url) if "id" in entry and "frames" in entry}
 
 
 def _kept_file(shard: Shard) -> Path:

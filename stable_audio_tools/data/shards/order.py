@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -37,6 +37,8 @@ class Sharded(Protocol):
     """How many samples in the order of the shards are mixed with each other."""
     epoch_steps: int | None
     """Batches of a pass, for which shards are drawn with repetition; None if a pass has every sample once."""
+    bucket_lengths: Sequence[int] | None
+    """The length that each sample is to be padded to; None if all have the same."""
 
     def __len__(self) -> int: ...
 
@@ -47,6 +49,10 @@ class ShardSampler(ResumableSampler):
     Shards are shuffled, laid end to end, and cut into as many stretches as there are workers in all; a stretch may begin and end within a
     shard. Every process gets the same number of samples, however many shards there are and however long each is. Within a stretch, samples
     are mixed over ``shuffle_window`` samples.
+
+    With length buckets, the samples of each such window are sorted into batches of one length: what does not fill a batch of its bucket
+    joins the next longer one, and the batches of a window are shuffled. The processes and workers have stretches of their own, so their
+    lengths differ at the same step. A batch depends on the numbers of processes and of items per batch: a pass cannot go on with others.
 
     Args:
         dataset: The samples.
@@ -65,6 +71,7 @@ class ShardSampler(ResumableSampler):
         self.batch_size = batch_size
         self.num_streams = max(1, num_workers)
         self._kept: tuple[int, Layout] | None = None  # the pass that was resumed, and how it had been dealt out
+        self._buckets = np.array(dataset.bucket_lengths or [], dtype=np.int64)
 
     @property
     def layout(self) -> Layout:
@@ -83,6 +90,13 @@ class ShardSampler(ResumableSampler):
         if all(name in state for name in names):
             self._kept = (epoch, Layout(*(state[name] for name in names)))
 
+    def obstacle(self, state: Mapping[str, int]) -> str:
+        world, batch = self._split()[0], self.batch_size
+        before = state.get("shard_world", world), state.get("shard_batch", batch)
+        if self.shards.bucket_lengths is None or before == (world, batch):
+            return ""
+        return f"{world} processes of {batch} items per batch instead of {before[0]} of {before[1]}"
+
     @property
     def _draws(self) -> bool:
         return self.shuffle and self.shards.epoch_steps is not None
@@ -99,17 +113,21 @@ class ShardSampler(ResumableSampler):
     def __iter__(self) -> Iterator[ItemKey]:
         world, rank = self._split()
         start, self.start = self.start, 0
-        mine = self.order()[rank + start * world : len(self) * world : world]
-        epoch = self.epoch if self.shuffle else 0
-        first = rank + start * world
-        return (ItemKey(int(index), epoch, self.seed, first + n * world if self._draws else 0) for n, index in enumerate(mine))
+        mine = self.order()[rank : len(self) * world : world]
+        lengths = self._batch_lengths(mine)
+        epoch, seed, draws = self.epoch if self.shuffle else 0, self.seed, self._draws
+        return (
+            ItemKey(int(mine[n]), epoch, seed, rank + n * world if draws else 0, int(lengths[n]) if lengths is not None else None)
+            for n in range(start, len(mine))
+        )
 
     def order(self) -> Indices:
         """Every sample of this pass, in the order in which processes take turns."""
         layout = self.layout
         world, _ = self._split()
         if not self.shuffle:
-            return _filled(np.arange(len(self.shards)), len(self) * world)
+            plain = _filled(np.arange(len(self.shards)), len(self) * world)
+            return np.stack([self._by_length(part, rank) for rank, part in enumerate(plain.reshape(-1, world).T)], axis=1).reshape(-1)
         total = self._total()
         per_process = total // layout.world if self.drop_last or self._draws else -(-total // layout.world)
         lengths = _stream_lengths(per_process, layout)
@@ -122,7 +140,7 @@ class ShardSampler(ResumableSampler):
             everything = self._shuffled_shards(max(total, int(ends[-1])))
             stretches = [everything[first:last] for first, last in itertools.pairwise(ends)]
             rest = everything[int(ends[-1]) :]  # fills no turn of all processes, but may of fewer, if the run goes on with fewer
-        mixed = [self._mixed(stretch, number) for number, stretch in enumerate(stretches)]
+        mixed = [self._by_length(self._mixed(stretch, number), number) for number, stretch in enumerate(stretches)]
         processes = [_in_turns(mixed[first : first + layout.streams], layout.batch) for first in range(0, count, layout.streams)]
         dealt = np.concatenate([np.stack(processes, axis=1).reshape(-1), rest])  # process 0, process 1, ..., process 0, ...
         return _filled(dealt, len(self) * world)
@@ -156,6 +174,27 @@ class ShardSampler(ResumableSampler):
         """No sample moves further than the window, so what is read ahead is used soon."""
         keys = np.arange(len(stretch)) + self._random(2, number).random(len(stretch)) * self.shards.shuffle_window
         return stretch[np.argsort(keys, kind="stable")]
+
+    def _by_length(self, stretch: Indices, number: int) -> Indices:
+        """Batches of one length each, window by window; what fills no batch at the end of the stretch stays there."""
+        if self.shards.bucket_lengths is None:
+            return stretch
+        batch, random = self.layout.batch, self._random(3, number)
+        window = max(self.shards.shuffle_window // batch, 1) * batch
+        whole = len(stretch) // batch * batch
+        pieces: list[Indices] = []
+        for first in range(0, whole, window):
+            piece = stretch[first : min(first + window, whole)]
+            batches = piece[np.argsort(self._buckets[piece], kind="stable")].reshape(-1, batch)
+            pieces.append((batches[random.permutation(len(batches))] if self.shuffle else batches).reshape(-1))
+        return np.concatenate([*pieces, stretch[whole:]])
+
+    def _batch_lengths(self, mine: Indices) -> Indices | None:
+        """The length of the batch that each item of this process is in: that of its longest."""
+        if self.shards.bucket_lengths is None or not len(mine):
+            return None
+        longest = np.maximum.reduceat(self._buckets[mine], np.arange(0, len(mine), self.batch_size))
+        return np.repeat(longest, self.batch_size)[: len(mine)]
 
 
 def _stream_lengths(count: int, layout: Layout) -> list[int]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from stable_audio_tools.data.shards.listing import MANIFEST, manifest_text
-from stable_audio_tools.data.shards.sources import AudioSource, LatentSource
+from stable_audio_tools.data.shards.sources import AudioSource, Content, LatentSource
 from stable_audio_tools.data.shards.storage import Storage
-from stable_audio_tools.data.shards.tars import INDEX_SUFFIX, format_index, parse_index, scan
+from stable_audio_tools.data.shards.tars import INDEX_SUFFIX, LENGTHS_SUFFIX, format_index, parse_index, scan
 from stable_audio_tools.errors import AudioError, DataError
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ class PackSource(Protocol):
     folder: Path
     paths: Sequence[Path]
 
-    def members(self, path: Path) -> dict[str, bytes | Path] | None:
-        """What a sample of the file holds: extension -> content, or the file that has it; None leaves the file out."""
+    def content(self, path: Path) -> Content | None:
+        """What a sample of the file holds; None leaves the file out."""
         ...
 
     def extras(self) -> dict[str, Path]:
@@ -123,7 +123,7 @@ def pack(
                 if on_progress is not None:
                     on_progress(len(entries), len(shards))
         for name, file in source.extras().items():
-            copy = Path(scratch) / name
+            copy = Path(scratch) / "copy"
             shutil.copyfile(file, copy)
             storage.put(str(copy), f"{root}/{name}")
     storage.write(f"{root}/{MANIFEST}", manifest_text(entries, fingerprint=fingerprint).encode())
@@ -220,22 +220,28 @@ def _entry(name: str, num_samples: int, size: int) -> dict[str, Any]:
 
 def _write(shard: _Shard, source: PackSource, storage: Storage, root: str, scratch: Path) -> dict[str, Any]:
     file = scratch / shard.name
+    lengths: list[str] = []
     with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
         for key, path in shard.files:
             try:
-                members = source.members(path)
+                content = source.content(path)
             except AudioError as error:
                 logger.warning("left out: %s", error)
                 continue
-            for ext, content in (members or {}).items():
-                _add(tar, f"{key}.{ext}", content)
+            if content is None:
+                continue
+            lengths.append(json.dumps({"id": key, **content.length}) + "\n")
+            for ext, member in content.members.items():
+                _add(tar, f"{key}.{ext}", member)
     size = file.stat().st_size
     with open(file, "rb") as opened:
         samples = scan(opened, size, shard.name).samples
     text = format_index(samples)
     assert text is not None  # keys have no line breaks
+    stem = shard.name.removesuffix(".tar")
     storage.put(str(file), f"{root}/{shard.name}")
-    storage.write(f"{root}/{shard.name.removesuffix('.tar')}{INDEX_SUFFIX}", text.encode())
+    storage.write(f"{root}/{stem}{LENGTHS_SUFFIX}", "".join(lengths).encode())
+    storage.write(f"{root}/{stem}{INDEX_SUFFIX}", text.encode())  # the last: with it, a shard is finished
     return _entry(shard.name, len(samples), size)
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from stable_audio_tools.audio import load, probe
 from stable_audio_tools.data.files import find_audio_files, find_audio_names
+from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, decode_latents, decode_object, real_frames
+from stable_audio_tools.data.latent_store import find_latents
 from stable_audio_tools.data.metadata import Captions, MetadataModule
+from stable_audio_tools.data.store_facts import CARD, CONDITIONS, DETAILS, SILENCE
 from stable_audio_tools.errors import DataError
 
-SILENCE = "silence"  # latents that pad others, not an item
+
+class Content(NamedTuple):
+    """What a sample is made of.
+
+    Attributes:
+        members: Extension -> content, or the file that has it.
+        length: How long it is, as an entry of a journal says it.
+    """
+
+    members: dict[str, bytes | Path]
+    length: Mapping[str, Any]
 
 
 class AudioSource:
@@ -40,7 +51,7 @@ class AudioSource:
         if self.module is not None:
             self.module.load()  # its mistakes are found now
 
-    def members(self, path: Path) -> dict[str, bytes | Path] | None:
+    def content(self, path: Path) -> Content | None:
         """The file, and its metadata with where it was.
 
         Raises:
@@ -48,7 +59,7 @@ class AudioSource:
             DataError: If the metadata cannot be kept as JSON.
         """
         relpath = path.relative_to(self.folder).as_posix()
-        probe(path)
+        info = probe(path)
         metadata = self.captions(path)
         if self.module is not None:
             audio = load(path)
@@ -57,7 +68,8 @@ class AudioSource:
             metadata |= self.module({**known, **metadata}, audio.samples)
         if metadata.pop("__reject__", False):
             return None
-        return {path.suffix[1:].lower(): path, "json": _as_json(path, {**metadata, "relpath": relpath})}
+        members: dict[str, bytes | Path] = {path.suffix[1:].lower(): path, "json": _as_json(path, {**metadata, "relpath": relpath})}
+        return Content(members, {"frames": info.num_frames, "sample_rate": info.sample_rate})
 
     def extras(self) -> dict[str, Path]:
         """None."""
@@ -77,7 +89,7 @@ def _as_json(path: Path, metadata: dict[str, Any]) -> bytes:
 
 
 class LatentSource:
-    """Latents as ``sat pre-encode`` writes them: ``<name>.npy`` with ``<name>.json``.
+    """Latents as ``sat pre-encode`` writes them: ``<name>.npy`` or ``<name>.safetensors`` with ``<name>.json``.
 
     Args:
         folder: The folder.
@@ -88,32 +100,33 @@ class LatentSource:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.paths: Sequence[Path] = [path for path in find_audio_files(folder, [".npy"]) if path.stem != SILENCE]
+        self.paths: Sequence[Path] = find_latents(folder)
         lacking = [path for path in self.paths if not path.with_suffix(".json").is_file()]
         if lacking:
             raise DataError(f"{lacking[0].with_suffix('.json')}: no such file; {len(lacking)} of {len(self.paths)} latents have none")
+        kinds = sorted({path.suffix for path in self.paths})
+        if len(kinds) > 1:
+            raise DataError(f"{folder}: holds {' and '.join(kinds)} files; are they the same latents twice? Keep those of one kind")
 
     @staticmethod
     def is_one(folder: Path) -> bool:
         """Whether a folder holds latents and no audio."""
-        return not find_audio_files(folder) and any(path.stem != SILENCE for path in find_audio_files(folder, [".npy"]))
+        return not find_audio_files(folder) and bool(find_latents(folder))
 
-    def members(self, path: Path) -> dict[str, bytes | Path]:
+    def content(self, path: Path) -> Content:
         """Both files.
 
         Raises:
             DataError: If they do not hold what they should.
         """
-        try:
-            shape = np.load(path, mmap_mode="r").shape
-            metadata = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read as latents with metadata: {error}") from error
-        if len(shape) != 2 or not isinstance(metadata, dict):
-            raise DataError(f"{path}: latents are (channels, frames) with an object of metadata, got {shape} and {metadata!r:.40}")
-        return {"npy": path, "json": path.with_suffix(".json")}
+        beside = path.with_suffix(".json")
+        latents, metadata = decode_latents(path, str(path)), decode_object(beside.read_bytes(), str(beside))
+        length = {"frames": real_frames(metadata.get("padding_mask")) or latents.shape[-1]}
+        length |= {key: metadata[key] for key in ("seconds_total",) if key in metadata}
+        return Content({path.suffix[1:]: path, "json": beside}, length)
 
     def extras(self) -> dict[str, Path]:
-        """What is said of all latents, and the latents of silence."""
-        found = [self.folder / name for name in ("details.json", f"{SILENCE}.npy")]
-        return {path.name: path for path in found if path.is_file()}
+        """What is said of all latents: the card, the latents of silence, cached texts."""
+        named = [self.folder / name for name in (CARD, DETAILS, *(f"{SILENCE}{suffix}" for suffix in LATENT_SUFFIXES))]
+        cached = sorted((self.folder / CONDITIONS).rglob("*.safetensors"))
+        return {path.relative_to(self.folder).as_posix(): path for path in [*named, *cached] if path.is_file()}

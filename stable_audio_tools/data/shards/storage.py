@@ -157,7 +157,9 @@ class Storage:
     def put(self, file: str, url: str) -> None:
         """Move a file of this machine there, at once or not at all: object stores show an upload only when it is complete."""
         if self.is_local:
-            os.replace(file, self.path(url))
+            path = self.path(url)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(file, path)
         else:
             self.retry(url, lambda: self.fs.put_file(file, self.path(url)))
             os.unlink(file)

@@ -18,6 +18,7 @@ from stable_audio_tools.errors import DataError
 
 logger = logging.getLogger(__name__)
 INDEX_SUFFIX = ".idx"
+LENGTHS_SUFFIX = ".jsonl"  # how long the samples are, in the form of a journal of pre-encoding
 _VERSION = "v1.2"
 _BLOCK = 512
 _LARGEST_TAIL = 2 * _BLOCK + 10240  # two blocks of zeros, then up to a record of them

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from stable_audio_tools.audio import load, normalized_crop
@@ -12,6 +13,7 @@ from stable_audio_tools.config.check import check_dataset_config
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.metadata import RESERVED
+from stable_audio_tools.data.shards.pack import PackOptions, pack
 from stable_audio_tools.data.shards.silence import remove_long_silence
 from stable_audio_tools.errors import ConfigError, DataError
 
@@ -149,8 +151,6 @@ def test_long_silences_are_shortened():
 def test_remove_silence_and_volume_norm_reach_the_items(tmp_path, write_tar, wav):
     import io
 
-    import soundfile
-
     file = io.BytesIO()
     noise = 0.01 * np.random.default_rng(0).standard_normal(4000)
     soundfile.write(file, np.concatenate([noise, np.zeros(16_000), noise]), 8000, format="WAV")
@@ -208,11 +208,134 @@ def test_latents_are_chosen_by_length_and_by_a_module(latents, tmp_path):
     assert "2 of" not in loader.dataset.summary() and "rejected" in loader.dataset.summary()
 
 
+def test_keys_of_latents_that_audio_has_no_use_for_are_said(shards, caplog):
+    loader_of(shards, latent_crop_length=4, min_length_sec=1)
+    for key in ("latent_crop_length", "min_length_sec"):
+        assert f'{key} has no effect on shards of audio; is "pre_encoded": true missing?' in caplog.text
+
+
 def test_audio_and_latents_are_not_confused(latents, shards):
     with pytest.raises(DataError, match=r'no samples with audio in 1 shards; 5 samples hold none, first .*0.tar#0; is "pre_encoded" set'):
         loader_of(latents)
-    with pytest.raises(DataError, match=r"no samples with latents \(.npy\) in 3 shards; 10 samples hold none"):
+    with pytest.raises(DataError, match=r"no samples with latents \(.npy or .safetensors\) in 3 shards; 10 samples hold none"):
         loader_of(shards, pre_encoded=True)
+
+
+# ---- batches of one length -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Twelve noises of 0.1 to 0.6 s, which their names say."""
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for number in range(12):
+        seconds = 0.1 * (1 + number % 6)
+        soundfile.write(folder / f"{number}-{round(8000 * seconds)}.wav", np.full(round(8000 * seconds), 0.5), 8000)
+    return folder
+
+
+def real_samples(info):
+    return int(info["__key__"].rsplit("-", 1)[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_audio_comes_in_batches_of_similar_length(sounds, tmp_path, workers):
+    pack(sounds, str(tmp_path / "packed"), PackOptions(shard_samples=5))
+    options = {"length_buckets": [1000, 2000, 4000], "size": 5000, "workers": workers, "batch": 3}
+    seen = []
+    for audio, infos in loader_of(tmp_path / "packed", **options):
+        assert audio.shape[-1] in (1000, 2000, 4000)
+        for info in infos:
+            assert int(info["padding_mask"].sum()) == min(real_samples(info), audio.shape[-1])
+            assert audio.shape[-1] == 4000 or audio.shape[-1] >= real_samples(info)
+            seen.append(info["__key__"])
+    assert sorted(seen) == sorted(path.stem for path in sounds.iterdir())
+
+
+def test_lengths_are_found_out_where_shards_are_near_and_nobody_wrote_them_down(sounds, tmp_path):
+    pack(sounds, str(tmp_path / "packed"))
+    said = loader_of(tmp_path / "packed", length_buckets=[1000, 5000], size=5000).dataset
+    for path in (tmp_path / "packed").glob("*.jsonl"):
+        path.unlink()
+    found = loader_of(tmp_path / "packed", length_buckets=[1000, 5000], size=5000).dataset
+    assert found.bucket_lengths == said.bucket_lengths and set(found.bucket_lengths) == {1000, 5000}
+    assert found.states.lengths.equal(said.states.lengths) and found.states.rates.equal(said.states.rates)
+
+
+@pytest.mark.parametrize("kind", ["audio", "latents"])
+def test_lengths_from_afar_are_those_that_were_written_down_and_nothing_is_fetched_to_find_out(sounds, latents, kind):
+    """A memory store stands for any other that is not on this machine."""
+    import fsspec
+
+    options = (
+        {"length_buckets": [7, 9], "pre_encoded": True, "random_crop": False} if kind == "latents" else {"length_buckets": [1000, 5000]}
+    )
+    name = f"{kind}{random.random()}"
+    url = f"memory://{name}"
+    if kind == "audio":
+        pack(sounds, url)
+    else:
+        fsspec.filesystem("memory").pipe_file(f"{url}/0.tar", (latents / "0.tar").read_bytes())
+        said = [json.dumps({"id": str(number), "frames": 4 + number}) + "\n" for number in range(5)]
+        fsspec.filesystem("memory").pipe_file(f"{url}/0.jsonl", "".join(said).encode())
+    loader = loader_of(url, size=5000, **options)
+    assert {batch.shape[-1] for batch, _ in loader} == set(options["length_buckets"])
+    fs = fsspec.filesystem("memory")
+    for path in fs.glob(f"{url}/*.jsonl"):
+        fs.rm(path)
+    message = rf"^length_buckets: nothing beside memory:///{name}/\w+.tar says how long its samples are \(\d+ of \d+ are not known\), and"
+    with pytest.raises(DataError, match=message):
+        loader_of(url, size=5000, **options)
+
+
+def test_shards_of_pre_encoding_have_the_lengths_that_its_journal_says(latents):
+    (latents / "journal.jsonl").write_text("".join(json.dumps({"id": str(number), "frames": 9 - number}) + "\n" for number in range(4)))
+    data = loader_of(latents, pre_encoded=True, length_buckets=[6, 7, 8, 9]).dataset
+    assert data.bucket_lengths == [9, 8, 7, 6, 8], "the last is in no journal: its mask says 8"
+
+
+def test_a_pass_of_batches_by_length_is_resumed(sounds, tmp_path):
+    pack(sounds, str(tmp_path / "packed"), PackOptions(shard_samples=5))
+
+    def state_of(batches):
+        return [(audio.shape, [info["__key__"] for info in infos], float(audio.sum())) for audio, infos in batches]
+
+    def load(workers):
+        return loader_of(tmp_path / "packed", length_buckets=[1000, 2000, 4000], size=5000, workers=workers, batch=2)
+
+    whole, first = state_of(load(2)), load(2)
+    batches = iter(first)
+    seen = state_of([next(batches) for _ in range(2)])
+    resumed = load(2)
+    resumed.load_state_dict(first.state_dict())
+    assert seen + state_of(resumed) == whole
+
+
+def test_what_length_buckets_cannot_be_with(sounds, tmp_path):
+    pack(sounds, str(tmp_path / "packed"))
+    with pytest.raises(DataError, match=r"^length_buckets and remove_silence do not go together: it changes the lengths that batches are"):
+        loader_of(tmp_path / "packed", length_buckets=[1000], remove_silence=True)
+    with pytest.raises(DataError, match=r"^length_buckets: 9000 samples are more than sample_size, which is 2000$"):
+        loader_of(tmp_path / "packed", length_buckets=[9000])
+    (tmp_path / "packed" / "00000.jsonl").write_text("odd\n")
+    with pytest.raises(DataError, match=r"00000\.jsonl:1: not valid JSON; was it edited\?$"):
+        loader_of(tmp_path / "packed", length_buckets=[1000])
+
+
+# ---- from a web server -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["audio", "latents"])
+def test_what_a_web_server_has_is_what_the_folder_has_over_connections_that_are_cut(shards, latents, serve, cutter, kind):
+    folder, options = (shards, {}) if kind == "audio" else (latents, {"pre_encoded": True, "latent_crop_length": 6})
+    proxy = cutter(serve(folder).server_port, cuts=[1500, 0, 3000])
+    number = len(list(folder.glob("*.tar")))
+    names = f"{proxy.url}/{{0..{number - 1}}}.tar"
+    expected, found = loader_of(folder, **options), loader_of(names, **options)
+    for (one, infos), (other, others) in zip(expected, found, strict=True):
+        assert one.equal(other) and [info["__key__"] for info in infos] == [info["__key__"] for info in others]
+    assert proxy.num_cut >= 2 and found.dataset.num_skipped == 0
 
 
 # ---- when data is bad --------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ SIZES = [5, 40, 1, 17, 30, 10, 57, 12, 20, 8]  # 200 samples
 class Shards(Dataset):
     """Samples that say which key and which worker they were asked for."""
 
-    def __init__(self, sizes=SIZES, window=8, epoch_steps=None, weights=None):
+    def __init__(self, sizes=SIZES, window=8, epoch_steps=None, weights=None, bucket_lengths=None):
+        self.bucket_lengths = bucket_lengths
         self.shard_starts = np.cumsum([0, *sizes])
         self.shard_weights = np.array(weights or [1.0] * len(sizes))
         self.shuffle_window = window
@@ -219,3 +220,113 @@ def test_two_processes_with_two_workers_each_see_every_sample_once(tmp_path):
     seen = [np.load(tmp_path / f"{rank}.npy") for rank in range(2)]
     assert sorted(np.concatenate(seen)[:, 0]) == list(range(200))
     assert all(set(part[:, 3]) == {0, 1} for part in seen)
+
+
+# ---- batches of one length -------------------------------------------------------------------------------------------------------------
+
+LENGTHS = np.random.default_rng(0).choice([10, 20, 40, 80], 200).tolist()
+
+
+class Lengthy(Shards):
+    """Samples of four lengths, mixed in every shard; they check that they are asked for no less than they have."""
+
+    def __init__(self, sizes=SIZES, **options):
+        super().__init__(sizes, **{"window": 60, "bucket_lengths": LENGTHS, **options})
+
+    def __getitem__(self, key: ItemKey):
+        assert key.length is not None and key.length >= LENGTHS[key.index]
+        return torch.tensor([key.index, key.length, LENGTHS[key.index]]), {}
+
+
+def keys_of(data, world, workers, batch=3, **options):
+    """Keys of each process."""
+    samplers = [
+        Split(data, world=world, rank=rank, batch_size=batch, num_workers=workers, **{"seed": 5, **options}) for rank in range(world)
+    ]
+    return [list(sampler) for sampler in samplers]
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": False}, {"drop_last": False}, {"shuffle": False, "drop_last": False}])
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("world", [1, 3])
+def test_batches_have_one_length_and_a_pass_has_each_sample_once(world, workers, options):
+    parts = keys_of(Lengthy(), world, workers, **options)
+    batches = [part[first : first + 3] for part in parts for first in range(0, len(part), 3)]
+    assert all(len({key.length for key in batch}) == 1 for batch in batches)
+    assert all(batch[0].length == max(LENGTHS[key.index] for key in batch) for batch in batches)
+    together = [key.index for part in parts for key in part]
+    if options.get("drop_last", True):
+        assert len(set(together)) == len(together) == 200 // world * world
+    else:
+        assert set(together) == set(range(200)) and len(together) - 200 < world
+
+
+def test_few_samples_are_padded_further_than_their_own_bucket():
+    """At most one batch less one for each bucket but the longest, of each window; and what fills no batch."""
+    (part,) = keys_of(Lengthy(window=60), 1, 1, batch=4)
+    further = sum(key.length > LENGTHS[key.index] for key in part)
+    assert 0 < further <= 4 * 3 * 3 + 4
+    (mixed,) = keys_of(Lengthy(window=4), 1, 1, batch=4)
+    assert sum(key.length for key in part) < 0.75 * sum(key.length for key in mixed)
+
+
+def test_batches_of_all_lengths_are_mixed_and_passes_differ():
+    loader = loader_of(data=Lengthy(), workers=0, batch=4)
+    passes = [[(int(batch[0][0, 1]), sorted(batch[0][:, 0].tolist())) for batch in loader] for _ in range(2)]
+    lengths = [length for length, _ in passes[0]]
+    assert passes[0] != passes[1] and sum(after < before for before, after in itertools.pairwise(lengths)) > 10
+
+
+def test_without_shuffling_every_pass_is_the_same():
+    sampler = Split(Lengthy(), world=1, rank=0, batch_size=4, num_workers=2, shuffle=False, seed=1)
+    assert list(sampler) == list(sampler)
+
+
+def test_samples_stay_near_where_they_are():
+    """A worker reads ahead by no more than two windows: one to mix, one to sort."""
+    (part,) = keys_of(Lengthy([200], window=30), 1, 1, batch=5)
+    assert np.abs(np.array([key.index for key in part]) - np.arange(200)).max() <= 60
+
+
+@pytest.mark.parametrize("epoch_steps", [None, 40])
+@pytest.mark.parametrize("stop", [1, 10, 39])
+@pytest.mark.parametrize("again", [0, 1])
+def test_an_interrupted_pass_of_batches_by_length_goes_on_with_exactly_the_rest(stop, epoch_steps, again):
+    """With another number of workers too."""
+    data = Lengthy(epoch_steps=epoch_steps)
+    whole = [indices(loader_of(data=data)) for _ in range(2)]
+    assert whole[0] == whole[1]
+    first = loader_of(data=data)
+    batches = iter(first)
+    assert indices(next(batches) for _ in range(stop)) == whole[0][:stop]
+    resumed = loader_of(data=data, seed=99, workers=again)
+    resumed.load_state_dict(first.state_dict())
+    assert indices(resumed) == whole[0][stop:]
+
+
+def test_draws_of_batches_by_length_have_crops_of_their_own():
+    data = Lengthy([2, 3], epoch_steps=10)
+    sampler = ShardSampler(data, shuffle=True, batch_size=3, num_workers=2, seed=5)
+    keys = list(sampler)
+    assert len(keys) == 30 == len(set(keys)) and len({key.index for key in keys}) == 5
+    assert all(len({key.length for key in keys[first : first + 3]}) == 1 for first in range(0, 30, 3))
+
+
+def test_with_other_batches_a_pass_begins_anew_and_says_so(caplog):
+    first = loader_of(data=Lengthy(), batch=4)
+    next(iter(first))
+    second = loader_of(data=Lengthy(), batch=5)
+    second.load_state_dict(first.state_dict())
+    message = (
+        "resumed with 1 processes of 5 items per batch instead of 1 of 4, on which the order of length buckets depends: this pass begi"
+    )
+    assert message in caplog.text
+    assert sorted(sum(indices(second), ())) == list(range(200))
+
+
+def test_other_processes_with_as_many_items_per_step_are_an_obstacle_too():
+    state = {"shard_world": 2, "shard_streams": 1, "shard_batch": 4}
+    sampler = Split(Lengthy(), world=4, rank=0, batch_size=2, num_workers=1, seed=5)
+    assert sampler.obstacle(state) == "4 processes of 2 items per batch instead of 2 of 4"
+    assert Split(Lengthy(), world=2, rank=1, batch_size=4, num_workers=7, seed=5).obstacle(state) == ""
+    assert Split(Shards(), world=4, rank=0, batch_size=2, num_workers=1, seed=5).obstacle(state) == ""

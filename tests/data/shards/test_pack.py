@@ -44,7 +44,7 @@ def test_what_is_packed_is_what_the_folder_holds(folder, tmp_path):
     result = pack(folder, str(out), SMALL)
     assert result._replace(num_bytes=0) == (4, 12, 0, 0, 0)
     assert [path.name for path in sorted(out.iterdir())] == sorted(
-        [f"{number:05}.{ext}" for number in range(4) for ext in ("tar", "idx")] + ["index.json", "pack.json"]
+        [f"{number:05}.{ext}" for number in range(4) for ext in ("tar", "idx", "jsonl")] + ["index.json", "pack.json"]
     )
     manifest = json.loads((out / "index.json").read_text())
     assert manifest["num_samples"] == 12 and [shard["url"] for shard in manifest["shardlist"]] == [
