@@ -30,7 +30,7 @@ from stable_audio_tools.config.dataset import AudioFolder, resolve
 from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_states import UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
-from stable_audio_tools.data.files import PathList
+from stable_audio_tools.data.files import PathList, path_lists
 from stable_audio_tools.data.metadata import Captions, MetadataModule
 from stable_audio_tools.data.replacing import Unusable
 from stable_audio_tools.errors import AudioError, DataError
@@ -334,7 +334,7 @@ def audio_dir(
         length_buckets: Samples; batches have one of these lengths each, so that short files are not padded to ``sample_size``.
     """
     configs = [local_config(folder, base_dir) for folder in datasets]
-    exclude, include = (PathList(resolve(file, base_dir)) if file else None for file in (exclude_paths_file, include_paths_file))
+    exclude, include = path_lists(exclude_paths_file, include_paths_file, base_dir)
     return SampleDataset(
         configs,
         sample_size,

@@ -56,9 +56,8 @@ def create_dataloader_from_config(
     dataset: Any = create_dataset_from_config(source, sample_size, sample_rate, audio_channels)
     drop_last = source.data.get("drop_last", True)
     if drop_last and len(dataset) < batch_size:
-        raise DataError(
-            f'{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false'
-        )
+        files = "1 file does" if len(dataset) == 1 else f"{len(dataset)} files do"
+        raise DataError(f'{source.name}: {files} not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false')
     return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last, seed=seed)
 
 

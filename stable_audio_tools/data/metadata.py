@@ -118,7 +118,8 @@ class Captions:
         return known
 
     def _say_what_is_odd(self, names: Mapping[str, Mapping[str, Any]]) -> None:
-        absent = [name for name in self.rows if name not in names]
+        unused = [name for name in self.rows if name not in names]
+        absent = [name for name in unused if not (self.folder / name).is_file()]  # others are left out by a list of files
         if absent and len(absent) < len(self.rows):
             logger.warning("%s: ignored %s, which are no audio files in %s", self.table, _some(absent, len(self.rows), "rows"), self.folder)
         lacking = [name for name, metadata in names.items() if self.key not in metadata]

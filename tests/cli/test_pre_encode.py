@@ -61,7 +61,7 @@ def test_mistakes(sat: Any, flags: list[str], more: list[str], told: str) -> Non
 def test_more_devices_than_torchrun_started(sat: Any, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    assert sat("pre-encode", *flags, "--devices", 2).told == ("error: --devices 2: torchrun or Slurm has started 1 processes; leave it out")
+    assert sat("pre-encode", *flags, "--devices", 2).told == ("error: --devices 2: torchrun or Slurm has started 1 process; leave it out")
 
 
 def test_mistakes_in_the_model_config_are_told_first(sat: Any, flags: list[str], vae: Any, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_missing_folder_and_a_file_instead_of_one_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: no such folder; a dataset's path is a folder of audio files"):
         find_audio_files(tmp_path / "nowhere")
     touch(tmp_path, "one.wav")
-    with pytest.raises(DataError, match=r"one\.wav: not a folder; a dataset's path is a folder"):
+    with pytest.raises(DataError, match=r"one\.wav: is a file, not a folder; a dataset's path is a folder"):
         find_audio_files(tmp_path / "one.wav")
 
 

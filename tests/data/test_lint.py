@@ -97,7 +97,7 @@ def test_limits_are_settings(folder):
     assert lint(sets, limits=Limits(max_silence_share=0.7)) == []
     assert kinds_of(lint(sets, limits=Limits(min_seconds=0.6, max_silence_share=1)), folder) == {f"{i}.wav": {"short"} for i in range(4)}
     (finding,) = lint(sets, limits=Limits(max_seconds=0.9, max_silence_share=1))
-    assert (finding.kind, finding.detail) == ("long", "0 minutes")
+    assert (finding.kind, finding.detail) == ("long", "1 s")
 
 
 def test_duplicates_name_the_one_they_repeat(folder):
