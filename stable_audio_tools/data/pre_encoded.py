@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config.base import PositiveFloat, PositiveInt
+from stable_audio_tools.config.base import ListFile, PositiveFloat, PositiveInt
 from stable_audio_tools.config.dataset import LatentFolder, resolve
 from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_table import LocalDatasetConfig
+from stable_audio_tools.data.files import path_lists
 from stable_audio_tools.data.latent_crop import crop_latents
+from stable_audio_tools.data.latent_lists import choose_latents
 from stable_audio_tools.data.latent_store import LatentStore
 from stable_audio_tools.data.metadata import CustomMetadata, MetadataModule
 from stable_audio_tools.data.replacing import Unusable, described_latents
@@ -215,6 +217,8 @@ def pre_encoded(
     length_buckets: list[PositiveInt] | None = None,
     sample: bool = True,
     cached_conditions: list[str] | None = None,
+    exclude_paths_file: ListFile | None = None,
+    include_paths_file: ListFile | None = None,
 ) -> PreEncodedDataset:
     """Folders of pre-encoded items: latents, or tokens.
 
@@ -231,6 +235,8 @@ def pre_encoded(
         length_buckets: Frames; batches have one of these lengths each, so that short items are not padded to the longest.
         sample: Where mean and scale are stored, draw latents anew each time; otherwise take the mean.
         cached_conditions: Metadata keys whose text is replaced by its cached embedding; for ``pre_encoded_keys`` of the model.
+        exclude_paths_file: A list of items to leave out, one path or name per line: of the latents, or of their audio.
+        include_paths_file: A list of the only items to use.
     """
     if latent_crop_length is not None and length_buckets:
         raise DataError("latent_crop_length and length_buckets both say how long items are; give one of them")
@@ -243,6 +249,7 @@ def pre_encoded(
         configs.append(LocalDatasetConfig(folder.id, str(path), module, weight=folder.weight))
         filelist = resolve(folder.filelist_path, base_dir) if folder.filelist_path else None
         stores.append(LatentStore(path, folder.latent_extension or latent_extension, filelist))
+    choose_latents(stores, *path_lists(exclude_paths_file, include_paths_file, base_dir))
     options = LatentOptions(latent_crop_length, random_crop, length_buckets or (), sample, cached_conditions or ())
     return PreEncodedDataset(
         configs, min_length_sec=min_length_sec, max_length_sec=max_length_sec, options=options, stores=stores, sample_rate=sample_rate
