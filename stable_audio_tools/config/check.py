@@ -72,6 +72,22 @@ def check_files(source: Source) -> list[Mistake]:
     return found
 
 
+def refuse_dataset_mistakes(source: Source, *, with_files: bool = False) -> None:
+    """Refuse a dataset config that has mistakes.
+
+    Args:
+        source: The config.
+        with_files: Refuse it, too, if folders or files that it names do not exist here.
+
+    Raises:
+        ConfigError: With every mistake, at its place in the file.
+    """
+    mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
+    mistakes = mistakes or (check_files(source) if with_files else [])
+    if mistakes:
+        raise ConfigError("\n".join(source.report(mistakes)))
+
+
 def check_source(source: Source) -> list[Mistake]:
     """Check a config of either kind, told apart by its ``model_type`` or ``dataset_type``."""
     data = source.data
@@ -240,4 +256,5 @@ __all__ = [
     "parse_block",
     "parse_model_config",
     "path_text",
+    "refuse_dataset_mistakes",
 ]

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from stable_audio_tools.config.check import check_dataset_config
+from stable_audio_tools.config.check import refuse_dataset_mistakes
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.audio_dir import SampleDataset
 from stable_audio_tools.data.file_table import LocalDatasetConfig
 from stable_audio_tools.data.files import fast_scandir
 from stable_audio_tools.data.loader import ResumableLoader, collation_fn, make_loader
 from stable_audio_tools.data.pre_encoded import PreEncodedDataset
-from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.registry.schema import without_comments
 
@@ -77,9 +77,7 @@ def create_dataset_from_config(
         DataError: If there is no data.
     """
     source = read_source(dataset_config, name="dataset config")
-    mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
-    if mistakes:
-        raise ConfigError("\n".join(source.report(mistakes)))
+    refuse_dataset_mistakes(source)
     config = without_comments(source.data)
     return DATASETS.build(
         config.pop("dataset_type"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stable_audio_tools.config.check import check_dataset_config
+from stable_audio_tools.config.check import refuse_dataset_mistakes
 from stable_audio_tools.config.dataset import AudioFolder
 from stable_audio_tools.config.source import read_source
 from stable_audio_tools.data.audio_dir import local_config
@@ -18,7 +18,7 @@ from stable_audio_tools.data.manifest import MANIFEST_NAME, arrow, manifest_of, 
 from stable_audio_tools.data.metadata import Captions
 from stable_audio_tools.data.progress import Progress
 from stable_audio_tools.data.scan import scan
-from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.registry.schema import without_comments
 
 OnProgress = Callable[[Progress], None]
@@ -61,9 +61,7 @@ def file_sets(source: Path, *, on_progress: OnProgress | None = None) -> list[Fi
         captions = Captions(source)
         return [FileSet(source, Rows(_scanned(source, manifest_of(source), captions, on_progress)), captions)]
     config = read_source(source, name="dataset config")
-    mistakes = [mistake for mistake in check_dataset_config(config.data) if mistake.kind != "warning"]
-    if mistakes:
-        raise ConfigError("\n".join(config.report(mistakes)))
+    refuse_dataset_mistakes(config)
     data = without_comments(config.data)
     if data["dataset_type"] not in ("audio_dir", "audio_crops"):
         raise DataError(

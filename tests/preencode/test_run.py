@@ -297,5 +297,5 @@ def test_an_output_path_that_is_a_file_or_holds_something_else(encode, tmp_path)
     with pytest.raises(ConfigError, match=r"^--output-path .*file: is a file; give a folder$"):
         encode("file")
     (tmp_path / "old" / "0").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"old: holds folders \(0\) but no card\.json; give an empty folder as --output-path$"):
+    with pytest.raises(DataError, match=r"old: holds 0 but no card\.json; give an empty folder as --output-path$"):
         encode("old")

@@ -223,6 +223,8 @@ class _Counter:
 def _begin(storage: Storage, root: str, fingerprint: str, num_shards: int) -> dict[str, dict[str, Any]]:
     """The shards that are there already, if they are of the same files; else make sure that there are none."""
     if storage.is_local:
+        if os.path.isfile(root):
+            raise DataError(f"{root}: is a file; give a folder for the shards")
         os.makedirs(root, exist_ok=True)
         for scratch in Path(root).glob(".packing-*"):  # of a run that was killed
             shutil.rmtree(scratch, ignore_errors=True)
