@@ -166,13 +166,14 @@ class SampleDataset(BucketedDataset):
         plan, span = decoded
         gain = self._gain(index, rng)
         peak = _peak(span) * gain
-        if peak < self.silence_threshold:
-            states.silent[index] = True
-            return Unusable(f"{file.path}: silent from {plan.seconds_start} s")
         if self.augment_phase and rng.random() < 0.5:
             gain = -gain
         crop = apply_crop(span * gain if gain != 1 else span, plan)
         audio = force_channels(crop.audio if peak < _SAFE_PEAK else crop.audio.clamp(-1, 1), self.num_channels)  # (C, T)
+        heard = peak if len(span) <= self.num_channels else _peak(audio)  # what is left of six channels may be silent, or two may cancel
+        if heard < self.silence_threshold:
+            states.silent[index] = True
+            return Unusable(f"{file.path}: silent from {plan.seconds_start} s")
         metadata: dict[str, Any] = {
             "path": str(file.path),
             "relpath": file.relpath,

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from stable_audio_tools.cli.progress import progress_text
-from stable_audio_tools.data.progress import Progress
-
 pytest.importorskip("pyarrow")
 
 
@@ -99,8 +96,3 @@ def test_mistakes_are_one_line(sat: Any, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     ran = sat("data", *arguments)
     assert ran.status == 1 and ran.told.startswith(message)
-
-
-def test_progress_says_how_far_how_fast_and_how_long() -> None:
-    text = progress_text(Progress(num_done=150, num_files=1000, num_read=50, num_bytes=500_000_000, seconds=10.0))
-    assert text == "150 of 1000 files, 5 files/s, 50 MB/s, 2:50 left"

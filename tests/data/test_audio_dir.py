@@ -198,6 +198,14 @@ def test_silence_is_left_out(write_noises, tmp_path):
     assert names == {"00.wav", "01.wav", "faint.wav"}, "-60 dB is the limit"
 
 
+def test_channels_that_cancel_are_silence(write_noises, tmp_path):
+    left = np.random.default_rng(0).uniform(-0.5, 0.5, 4000)
+    soundfile.write(write_noises(tmp_path, 1) / "wide.wav", np.stack([left, -left], 1), 8000)
+    mono, stereo = (dataset_of(tmp_path, rate=8000, size=500, force_channels=count) for count in (1, 2))
+    assert mono[ItemKey(1, 0, 0)][1]["relpath"] == "00.wav" and "1 with silent crops" in mono.summary()
+    assert stereo[ItemKey(1, 0, 0)][1]["relpath"] == "wide.wav" and stereo.num_skipped == 0
+
+
 def test_a_silent_crop_does_not_condemn_a_file(tmp_path):
     soundfile.write(tmp_path / "half.wav", np.r_[np.zeros(20_000), 0.5 * np.ones(20_000)], 8000)
     data = dataset_of(tmp_path, rate=8000, size=200)

@@ -150,6 +150,14 @@ def test_a_config_stands_for_the_files_it_uses(folder, tmp_path):
     assert {finding.kind for finding in lint([everything], [some])} == {"overlap"}
 
 
+def test_configs_of_crops_are_looked_at_and_others_are_not(folder, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"dataset_type": "audio_crops", "datasets": [{"id": "x", "path": str(folder)}]}))
+    assert len(file_sets(tmp_path / "c.json")[0].rows) == 4
+    (tmp_path / "w.json").write_text(json.dumps({"dataset_type": "wds", "datasets": [{"id": "x", "path": str(folder)}]}))
+    with pytest.raises(DataError, match=r"w\.json: is a dataset of type 'wds'; only files of audio_dir and audio_crops can be looked at"):
+        file_sets(tmp_path / "w.json")
+
+
 def test_what_cannot_be_looked_at_is_refused(tmp_path):
     (tmp_path / "c.json").write_text('{"dataset_type": "audio_dir"}')
     with pytest.raises(ConfigError, match=r"datasets: required key is missing"):

@@ -205,6 +205,13 @@ def test_a_broken_sidecar_is_found_before_any_item_is_read(folder):
         Captions(folder).select([KICK])
 
 
+def test_rows_about_files_that_a_list_leaves_out_are_not_odd(folder, caplog):
+    (folder / "other.wav").touch()
+    (folder / "captions.csv").write_text("path,caption\nother.wav,x\ndrums/kick.wav,x\n")
+    assert Captions(folder).select(["other.wav"]) == ["other.wav"]
+    assert "ignored" not in caplog.text
+
+
 def test_rows_about_absent_files_are_counted_and_named(folder, caplog):
     (folder / "captions.csv").write_text(f"path,caption\n{KICK},kick\n" + "".join(f"no{n}.wav,x\n" for n in range(4)))
     assert Captions(folder).select([KICK]) == [KICK]
