@@ -23,12 +23,17 @@ def test_a_line_changes_on_a_terminal_and_ends_before_what_follows(
     clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with pytest.raises(KeyboardInterrupt), ProgressLine() as line:
-        for number, seconds in enumerate((0.05, 0.1, 0.05, 0.2)):
-            clock[0] += seconds
-            line.show(f"{'long ' * (number == 1)}{number}")
-        line.show("end")
-        raise KeyboardInterrupt
+
+    def work() -> None:
+        with ProgressLine() as line:
+            for number, seconds in enumerate((0.05, 0.1, 0.05, 0.2)):
+                clock[0] += seconds
+                line.show(f"{'long ' * (number == 1)}{number}")
+            line.show("end")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert capsys.readouterr().err == "\rlong 1\r3     \rend\n", "what was longer is wiped out"
 
 
