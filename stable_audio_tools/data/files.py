@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
 from stable_audio_tools.config.dataset import resolve
-from stable_audio_tools.data.names import path_order
+from stable_audio_tools.data.names import composed, path_order
 from stable_audio_tools.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -128,14 +128,14 @@ class PathList:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.entries = frozenset(read_lines(file))
+        self.entries = frozenset(map(composed, read_lines(file)))
         self._used: set[str] = set()
 
     def means(self, name: str, roots: Iterable[str]) -> bool:
         """Whether it means the file ``name`` of a folder that can be written as any of ``roots``, see `roots_of`."""
         base = name.rsplit("/", 1)[-1]
         forms = {name, os.path.splitext(name)[0], base, os.path.splitext(base)[0], *(f"{root}/{name}" for root in roots)}
-        found = forms & self.entries
+        found = self.entries.intersection(map(composed, forms))
         self._used |= found
         return bool(found)
 

@@ -143,6 +143,12 @@ def test_every_way_to_write_a_file_means_it(tmp_path, monkeypatch, entry):
         assert not paths.means("14/2140.mp3", roots_of(Path(root)))
 
 
+def test_accents_in_lists_are_those_of_any_system(tmp_path):
+    apart, together = "caf" + chr(0x65) + chr(0x301), "caf" + chr(0xE9)
+    for listed, name in ((apart, together), (together, apart)):
+        assert PathList(list_of(tmp_path, f"{listed}.wav\n")).means(f"bar/{name}.wav", {"."})
+
+
 def test_entries_that_mean_nothing_are_named(tmp_path, caplog):
     paths = PathList(list_of(tmp_path, "a.wav\nb.wav\nc\nd\ne\n"))
     paths.means("x/a.wav", {"."})

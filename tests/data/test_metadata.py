@@ -42,6 +42,16 @@ def test_a_table_elsewhere_replaces_captions_csv(folder):
     assert captions_of(folder, table=folder / "other.csv") == {"prompt": "there"}
 
 
+def test_accents_are_those_of_any_system(folder):
+    """A table from Windows or Linux, files from a Mac."""
+    apart, together = "caf" + chr(0x65) + chr(0x301), "caf" + chr(0xE9)
+    (folder / f"{apart}.wav").touch()
+    (folder / "captions.csv").write_text(f"path,caption\n{together}.wav,a bar\n", encoding="utf-8")
+    captions = Captions(folder)
+    assert captions(folder / f"{apart}.wav") == {"prompt": "a bar"} and captions.source(f"{apart}.wav")[0] == "captions.csv"
+    assert captions.select([f"{apart}.wav"]) == [f"{apart}.wav"] and captions.select_listed([(f"{apart}.wav", False)]) == [f"{apart}.wav"]
+
+
 def test_later_sources_win_key_by_key(folder):
     def sources():
         return captions_of(folder, caption="fixed")
