@@ -141,6 +141,11 @@ class SampleDataset(BucketedDataset):
 
     holds = "audio"
 
+    @property
+    def is_cropped_at_random(self) -> bool:  # type: ignore[override]
+        """Whether a second crop of a file may hold sound where the first did not."""
+        return self.random_crop
+
     def is_unreadable(self, index: int) -> bool:
         return int(self.states.lengths[index]) == UNREADABLE
 

@@ -14,6 +14,7 @@ from stable_audio_tools.data.metadata import CustomMetadata
 from stable_audio_tools.errors import DataError
 
 MAX_ATTEMPTS = 200  # items tried before giving up on finding a usable one
+MAX_CROPS = 16  # of one item, before giving up on it: of files that are silent for a half, one in 65,536 is given up
 
 
 class Unusable(NamedTuple):
@@ -30,6 +31,8 @@ class ReplacingDataset(ItemDataset):
 
     holds = "latents"
     """What messages call what is found in items."""
+    is_cropped_at_random = False
+    """Whether another try at an item gives another crop, which may be of use where the first was not."""
 
     def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         """One try at an item: with ``rng`` for all that is random in it, and of ``length`` if that is not None."""
@@ -63,8 +66,15 @@ class ReplacingDataset(ItemDataset):
 
     def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
         index, length = _parts(key)
-        item = self.attempt(index, stream_of(key, 0), length)
-        return (None, item.reason) if isinstance(item, Unusable) else (item, "")
+        reason = ""
+        for attempt in range(MAX_CROPS if self.is_cropped_at_random else 1):
+            item = self.attempt(index, stream_of(key, attempt), length)
+            if not isinstance(item, Unusable):
+                return item, ""
+            reason = reason or item.reason
+            if self.is_unreadable(index):
+                break
+        return None, reason
 
     def _candidates(self, index: int, rng: Any) -> Iterator[int]:
         """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""
