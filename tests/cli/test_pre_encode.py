@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,30 @@ def test_every_flag_reaches_the_run(sat: Any, flags: list[str], tmp_path: Path) 
         "shard_size": 3, "full_length": True, "latent_channels": 8,
     }  # fmt: skip
     assert {key: card[key] for key in expected} == expected
+
+
+def test_texts_are_cached_and_tokens_are_stored(
+    sat: Any, write_model: Any, tiny_diffusion: Any, tiny_lm: Any, shared: Path, tmp_path: Path
+) -> None:
+    """Of real sounds, with their captions."""
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for path in sorted((shared / "data" / "real-oneshots" / "dirt-bass1").iterdir()):
+        shutil.copy(path, folder)
+    entry = {"id": "a", "path": str(folder), "caption": "a bass"}
+    (tmp_path / "d.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
+    flags = ("--dataset-config", tmp_path / "d.json", "--sample-size", 8000, "--num-workers", 0, "--batch-size", 3)
+    ran = sat("pre-encode", *write_model(tiny_diffusion()).flags, *flags, "--output-path", tmp_path / "a", "--cache-conditions", "prompt")
+    assert ran.out.startswith("8 of 8 items") and len(list((tmp_path / "a" / "conditions" / "prompt").glob("*/*.safetensors"))) == 1
+    assert sat("pre-encode", *write_model(tiny_lm()).flags, *flags, "--output-path", tmp_path / "b", "--is-discrete").status == 0
+    tokens = np.load(tmp_path / "b" / "0" / "0000000000000.npy")
+    assert tokens.dtype == np.int32 and tokens.shape[0] == 2 and 0 <= tokens.min() < tokens.max() < 8
+
+
+def test_a_wrong_dataset_is_told_before_a_model_is_loaded(sat: Any, flags: list[str], tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text('{"dataset_type": "audio_dir", "datasets": [{"id": "a", "path": "nowhere"}]}')
+    ran = sat("pre-encode", *flags, "--dataset-config", tmp_path / "d.json")
+    assert ran.told == f"error: {tmp_path}/d.json:1:56  datasets[0].path: nowhere: no such folder" and "tensors loaded" not in ran.err
 
 
 def test_a_pretrained_folder(sat: Any, vae: Any, noises: Path, tmp_path: Path) -> None:
