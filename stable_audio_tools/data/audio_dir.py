@@ -141,11 +141,6 @@ class SampleDataset(BucketedDataset):
 
     holds = "audio"
 
-    @property
-    def is_cropped_at_random(self) -> bool:  # type: ignore[override]
-        """Whether a second crop of a file may hold sound where the first did not."""
-        return self.random_crop
-
     def is_unreadable(self, index: int) -> bool:
         return int(self.states.lengths[index]) == UNREADABLE
 
@@ -178,7 +173,7 @@ class SampleDataset(BucketedDataset):
         heard = peak if len(span) <= self.num_channels else _peak(audio)  # what is left of six channels may be silent, or two may cancel
         if heard < self.silence_threshold:
             states.silent[index] = True
-            return Unusable(f"{file.path}: silent from {plan.seconds_start} s")
+            return Unusable(f"{file.path}: silent from {plan.seconds_start} s", is_of_crop=self.random_crop and span.shape[-1] == size)
         metadata: dict[str, Any] = {
             "path": str(file.path),
             "relpath": file.relpath,

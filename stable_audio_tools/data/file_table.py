@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.data.files import PathList, filelist_of, find_audio_names, read_filelist, roots_of
+from stable_audio_tools.data.files import PathList, filelist_of, find_audio_names, other_files, read_filelist, roots_of
 from stable_audio_tools.data.manifest import Manifest, manifest_of
 from stable_audio_tools.data.metadata import Captions, CustomMetadata
 from stable_audio_tools.data.names import Names
@@ -298,7 +298,7 @@ def list_files(
             paths.say_what_is_unused()
     table = FileTable(folders)
     if not len(table):
-        where = ", ".join(str(config.path) for config in configs)
+        where = ", ".join(f"{config.path}{other_files(Path(config.path)) if not num_found else ''}" for config in configs)
         left_out = f"; all {num_found} that are there are left out by lists, keywords or captions" if num_found else ""
         raise DataError(f"no audio files in {where}{left_out}")
     logger.info("found %d audio files", len(table))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stable_audio_tools.audio import AUDIO_EXTENSIONS
 from stable_audio_tools.config.dataset import resolve
 from stable_audio_tools.data.names import composed, path_order
 from stable_audio_tools.errors import DataError
+from stable_audio_tools.wording import counted
 
 logger = logging.getLogger(__name__)
 FILELIST_NAME = "filelist.txt"
@@ -42,6 +44,13 @@ def find_audio_names(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTEN
         prefix = "" if inside == "." else f"{inside}/"
         found += [prefix + name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in accepted]
     return sorted(found, key=path_order)
+
+
+def other_files(folder: Path) -> str:
+    """What a folder holds in which no audio was found, for messages: ``, but 12 other files (.mid, .zip)``; empty if it holds nothing."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() or "without suffix" for _, _, names in _walk(folder) for name in names)
+    kinds = ", ".join(suffix for suffix, _ in suffixes.most_common(3)) + (", ..." if len(suffixes) > 3 else "")
+    return f", but {counted(suffixes.total(), 'other file')} ({kinds})" if suffixes else ""
 
 
 def refuse_no_folder(path: Path, expected: str = "expected a folder of audio files") -> None:

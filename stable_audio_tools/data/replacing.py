@@ -21,6 +21,8 @@ class Unusable(NamedTuple):
     """Why there is no item."""
 
     reason: str
+    is_of_crop: bool = False
+    """Whether another crop of the same item may be of use."""
 
 
 class ReplacingDataset(ItemDataset):
@@ -31,8 +33,6 @@ class ReplacingDataset(ItemDataset):
 
     holds = "latents"
     """What messages call what is found in items."""
-    is_cropped_at_random = False
-    """Whether another try at an item gives another crop, which may be of use where the first was not."""
 
     def attempt(self, index: int, rng: Any, length: int | None) -> tuple[Tensor, dict[str, Any]] | Unusable:
         """One try at an item: with ``rng`` for all that is random in it, and of ``length`` if that is not None."""
@@ -67,12 +67,12 @@ class ReplacingDataset(ItemDataset):
     def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
         index, length = _parts(key)
         reason = ""
-        for attempt in range(MAX_CROPS if self.is_cropped_at_random else 1):
+        for attempt in range(MAX_CROPS):
             item = self.attempt(index, stream_of(key, attempt), length)
             if not isinstance(item, Unusable):
                 return item, ""
             reason = reason or item.reason
-            if self.is_unreadable(index):
+            if not item.is_of_crop:
                 break
         return None, reason
 

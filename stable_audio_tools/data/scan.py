@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_audio_tools.audio import measure
-from stable_audio_tools.data.files import find_audio_names
+from stable_audio_tools.data.files import find_audio_names, other_files
 from stable_audio_tools.data.manifest import COLUMNS, MANIFEST_NAME, arrow, read_table, schema, write_table
 from stable_audio_tools.data.metadata import Captions
 from stable_audio_tools.data.progress import Progress
@@ -65,7 +65,7 @@ def scan(
     manifest = output or folder / MANIFEST_NAME
     names = find_audio_names(folder)
     if not names:
-        raise DataError(f"{folder}: holds no audio files")
+        raise DataError(f"{folder}: holds no audio files{other_files(folder)}")
     _refuse_odd_names(folder, names)
     _refuse_unwritable(manifest)
     before = _Known(manifest)

@@ -161,6 +161,11 @@ def test_the_folder_of_a_manifest_is_made(folder, tmp_path):
 
 
 def test_a_folder_without_audio_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.mid", "b.MID", "c.zip", "d"):
+        (tmp_path / "in" / name).touch()
+    with pytest.raises(DataError, match=r"in: holds no audio files, but 4 other files \(\.mid, \.zip, without suffix\)$"):
+        scan(tmp_path / "in")
     with pytest.raises(DataError, match=rf"{tmp_path}: holds no audio files"):
         scan(tmp_path)
 
