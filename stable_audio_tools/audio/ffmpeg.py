@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from stable_audio_tools.audio.headers import NEXT_STEP, broken_promise, is_broken_lossy_promise, xing_frames
 from stable_audio_tools.audio.pcm import join_blocks
 from stable_audio_tools.audio.source import Source, source_name
-from stable_audio_tools.errors import AudioError
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import AudioError, counted
 
 if TYPE_CHECKING:
     from av import AudioFrame, Packet

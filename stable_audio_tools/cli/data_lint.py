@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stable_audio_tools.cli.progress import FilesLine
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import counted
 
 if TYPE_CHECKING:
     from stable_audio_tools.data.lint import Finding

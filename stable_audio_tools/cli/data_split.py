@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stable_audio_tools.cli.progress import FilesLine
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import counted
 
 
 def split(

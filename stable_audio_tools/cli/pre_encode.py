@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from stable_audio_tools.cli.progress import ProgressLine
-from stable_audio_tools.errors import ConfigError
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import ConfigError, counted
 
 log = logging.getLogger(__name__)
 Files, Machines, Storing = "Files", "Machines", "What is stored"

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,8 +11,7 @@ from pathlib import Path
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
 from stable_audio_tools.config.dataset import resolve
 from stable_audio_tools.data.names import composed, path_order
-from stable_audio_tools.errors import DataError
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import DataError, counted
 
 logger = logging.getLogger(__name__)
 FILELIST_NAME = "filelist.txt"

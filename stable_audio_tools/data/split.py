@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.data.names import path_order
-from stable_audio_tools.errors import DataError
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import DataError, counted
 
 GroupOf = Callable[[str], str]
 

@@ -18,8 +18,7 @@ from stable_audio_tools.data.shards.listing import index_shards, list_shards
 from stable_audio_tools.data.shards.reader import Shard, ShardReader
 from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.data.shards.tars import Member, Sample
-from stable_audio_tools.errors import AudioError, DataError
-from stable_audio_tools.wording import counted
+from stable_audio_tools.errors import AudioError, DataError, counted
 
 logger = logging.getLogger(__name__)
 _COLUMNS = 3  # content, json, txt: what is used of a sample
