@@ -10,7 +10,7 @@
     |-- TrainingError        a run cannot go on                              (also a RuntimeError)
     `-- MissingExtraError    an optional dependency is not installed         (also an ImportError)
 
-A message says where, what was wrong, what was given, and what is allowed or what to do next.
+A message says where, what was wrong, what was given, and what is allowed or what to do next; `counted` is for its numbers.
 """
 
 from __future__ import annotations
@@ -42,3 +42,17 @@ class TrainingError(StableAudioError, RuntimeError):
 
 class MissingExtraError(StableAudioError, ImportError):
     """An optional dependency is needed and not installed."""
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """How many there are, in words that agree, for messages.
+
+    Args:
+        count: How many.
+        one: What one of them is called.
+        many: What others are called; with an ``s`` if None.
+
+    >>> counted(1, "file"), counted(0, "file"), counted(3, "entry", "entries")
+    ('1 file', '0 files', '3 entries')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"

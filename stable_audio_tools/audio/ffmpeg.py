@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from stable_audio_tools.audio.headers import NEXT_STEP, broken_promise, is_broken_lossy_promise, xing_frames
 from stable_audio_tools.audio.pcm import join_blocks
 from stable_audio_tools.audio.source import Source, source_name
-from stable_audio_tools.errors import AudioError
+from stable_audio_tools.errors import AudioError, counted
 
 if TYPE_CHECKING:
     from av import AudioFrame, Packet
@@ -274,8 +274,9 @@ class FfmpegFile:
         kind = (len(frame.layout.channels), frame.sample_rate)
         self._kind = self._kind or kind
         if kind != self._kind:
+            channels = counted(self._kind[0], "channel")
             raise AudioError(
-                f"{self._path}: changes from {self._kind[0]} channels at {self._kind[1]} Hz to {kind[0]} at {kind[1]} Hz "
+                f"{self._path}: changes from {channels} at {self._kind[1]} Hz to {kind[0]} at {kind[1]} Hz "
                 f"after {self._held} frames, expected one kind throughout; split or re-encode it"
             )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stable_audio_tools.cli.data_scan import ProgressLine
+from stable_audio_tools.cli.progress import FilesLine
+from stable_audio_tools.errors import counted
 
 if TYPE_CHECKING:
     from stable_audio_tools.data.lint import Finding
@@ -36,21 +37,24 @@ def lint(
     from stable_audio_tools.data.lint import Limits
     from stable_audio_tools.data.lint import lint as find
 
-    progress = ProgressLine()
-    training = [files for source in sources for files in file_sets(source, on_progress=progress)]
-    held_out = [files for source in validation or () for files in file_sets(source, on_progress=progress)]
-    progress.done()
+    with FilesLine() as progress:
+        training = [files for source in sources for files in file_sets(source, on_progress=progress)]
+        held_out = [files for source in validation or () for files in file_sets(source, on_progress=progress)]
     limits = Limits(min_seconds=min_seconds, max_seconds=max_seconds, max_silence_share=max_silence)
     found = find(training, held_out, limits=limits)
     num_files = sum(len(files.rows) for files in [*training, *held_out])
     for line in _lines(found):
         print(line)
-    num_errors = sum(finding.is_error for finding in found)
-    print(f"{num_files} files, {num_errors} errors, {len(found) - num_errors} warnings")
+    print(_summary(found, num_files))
     if html is not None:
         print(f"written: {_write_page(html, found, num_files)}")
-    if num_errors or (strict and found):
+    if any(finding.is_error for finding in found) or (strict and found):
         raise typer.Exit(1)
+
+
+def _summary(found: Sequence[Finding], num_files: int) -> str:
+    num_errors = sum(finding.is_error for finding in found)
+    return f"{counted(num_files, 'file')}, {counted(num_errors, 'error')}, {counted(len(found) - num_errors, 'warning')}"
 
 
 def _by_kind(found: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -66,7 +70,7 @@ def _lines(found: Sequence[Finding]) -> list[str]:
     lines: list[str] = []
     for kind, findings in _by_kind(found).items():
         level = "error" if KINDS[kind].is_error else "warning"
-        lines.append(f"{level}: {len(findings)} {KINDS[kind].title}: {KINDS[kind].advice}")
+        lines.append(f"{level}: {KINDS[kind].title} ({len(findings)}): {KINDS[kind].advice}")
         lines += [f"  {finding.path}{': ' + finding.detail if finding.detail else ''}" for finding in findings[:_MOST_LINES]]
         if len(findings) > _MOST_LINES:
             lines.append(f"  ... and {len(findings) - _MOST_LINES} more; --html FILE lists them")
@@ -80,8 +84,7 @@ def _write_page(path: Path, found: Sequence[Finding], num_files: int) -> Path:
 
     page = Page(path, "Audio files")
     kinds = _by_kind(found)
-    num_errors = sum(finding.is_error for finding in found)
-    page.paragraph(f"{num_files} files, {num_errors} errors, {len(found) - num_errors} warnings.")
+    page.paragraph(f"{_summary(found, num_files)}.")
     if kinds:
         page.table(
             ["problem", "level", "files"],

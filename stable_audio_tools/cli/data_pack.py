@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from stable_audio_tools.cli.progress import FilesLine
+from stable_audio_tools.errors import counted
 
 
 def pack(
@@ -23,6 +25,13 @@ def pack(
     ] = None,
     custom_metadata_module: Annotated[
         Path | None, typer.Option(help="Python file with get_custom_metadata(info, audio).", show_default=False)
+    ] = None,
+    filelist_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="List of the files to pack, such as train.txt of sat data split.",
+            show_default="filelist.txt in the folder, if there is one",
+        ),
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Name of the credentials to use, for s3://.", show_default=False)] = None,
     endpoint_url: Annotated[str | None, typer.Option(help="Server of an S3-compatible store.", show_default=False)] = None,
@@ -43,15 +52,15 @@ def pack(
         caption=caption,
         captions_file=captions_file,
         custom_metadata_module=custom_metadata_module,
+        filelist_path=filelist_path,
         storage_options=storage,
     )
 
-    def show(done: int, total: int) -> None:
-        print(f"\r{done} of {total} shards", end="" if done < total else "\n", file=sys.stderr, flush=True)
-
-    result = pack(folder, out, options, on_progress=show if sys.stderr.isatty() else None)
-    print(f"{result.num_samples} samples in {result.num_shards} shards, {result.num_bytes / 1e6:.1f} MB: {out}")
+    with FilesLine() as progress:
+        result = pack(folder, out, options, on_progress=progress)
+    samples, shards = counted(result.num_samples, "sample"), counted(result.num_shards, "shard")
+    print(f"{samples} in {shards}, {result.num_bytes / 1e6:.1f} MB: {out}")
     if result.num_kept:
-        print(f"{result.num_kept} of the shards were there already")
+        print(f"there already: {counted(result.num_kept, 'shard')}")
     if result.num_left_out:
-        print(f"{result.num_left_out} files left out, as unreadable or rejected")
+        print(f"left out, as unreadable or rejected: {counted(result.num_left_out, 'file')}")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from stable_audio_tools.cli.data_scan import ProgressLine
+from stable_audio_tools.cli.progress import FilesLine
+from stable_audio_tools.errors import counted
 
 
 def split(
@@ -27,16 +28,17 @@ def split(
     """
     from stable_audio_tools.data import split as splitting
     from stable_audio_tools.data.file_sets import file_sets
+    from stable_audio_tools.data.files import refuse_no_folder
     from stable_audio_tools.errors import DataError
 
     if by != "file" and by_regex is not None:
         raise DataError("--by and --by-regex both say what stays together: give one of them")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+    if val + test >= 1:
+        raise DataError(f"--val {val:g} and --test {test:g} leave nothing to train on; together they must be below 1")
+    refuse_no_folder(folder)
     shares = {"train": 1 - val - test, "val": val, "test": test}
-    progress = ProgressLine()
-    (files,) = file_sets(folder, on_progress=progress)
-    progress.done()
+    with FilesLine() as progress:
+        (files,) = file_sets(folder, on_progress=progress)
     if by_regex is not None:
         group_of = splitting.by_regex(by_regex)
     elif by in ("file", "folder"):
@@ -45,8 +47,12 @@ def split(
         group_of = splitting.by_metadata(by, lambda name: files.captions.source(name)[1])
     rows = list(files.rows)
     sets = splitting.split(rows, {name: share for name, share in shares.items() if share}, group_of=group_of, seed=seed)
-    for path, names in zip(splitting.write_lists(sets, output or folder / "splits"), sets.values(), strict=True):
-        print(f"{path}: {len(names)} files")
+    target = output or folder / "splits"
+    for path, names in zip(splitting.write_lists(sets, target), sets.values(), strict=True):
+        print(f"{path}: {counted(len(names), 'file')}")
+    for name in sorted(shares.keys() - sets.keys()):
+        if (target / f"{name}.txt").is_file():
+            print(f"note: {target / name}.txt is of an earlier split and may name the same files; delete it if it is not used")
     num_bad = sum(row["error"] is not None for row in rows)
     if num_bad:
-        print(f"left out: {num_bad} files that cannot be decoded; 'sat data lint' names them")
+        print(f"left out: {counted(num_bad, 'file')} that cannot be decoded; 'sat data lint' says which and why")

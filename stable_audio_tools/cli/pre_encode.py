@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from stable_audio_tools.errors import ConfigError
-
-if TYPE_CHECKING:
-    from stable_audio_tools.preencode.run import Progress
+from stable_audio_tools.cli.progress import ProgressLine
+from stable_audio_tools.errors import ConfigError, counted
 
 log = logging.getLogger(__name__)
 Files, Machines, Storing = "Files", "Machines", "What is stored"
@@ -101,7 +97,9 @@ def pre_encode(
     num_devices = count_devices(devices, device)
     place, is_started = find_place(os.environ, num_nodes=num_nodes, num_devices=num_devices)
     if is_started and devices != "auto" and num_devices > place.world:
-        raise ConfigError(f"--devices {devices}: torchrun or Slurm has started {place.world} processes; leave it out")
+        raise ConfigError(
+            f"--devices {devices}: torchrun or Slurm has started {counted(place.world, 'process', 'processes')}; leave it out"
+        )
     if place.rank:
         logging.getLogger("stable_audio_tools").setLevel(logging.WARNING)  # the first process says it
     options = PreEncodeOptions(
@@ -129,28 +127,13 @@ def pre_encode(
     )
     others = [] if is_started else start_others(place, num_devices)
     try:
-        result = run(options, place, None if place.rank else _Shown())
-        wait_for(others)
+        with ProgressLine(is_end_told=True) as line:
+            result = run(options, place, None if place.rank else lambda progress: line.show(str(progress)))
+            wait_for(others)
     finally:
         stop(others)
     if not place.rank:
         print(result.summary)
-
-
-class _Shown:
-    """Progress on stderr: one line that changes on a terminal, otherwise one every half minute."""
-
-    def __init__(self) -> None:
-        self.is_terminal = sys.stderr.isatty()
-        self.told = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        now, is_last = time.monotonic(), progress.done == progress.total
-        if now - self.told < (0.2 if self.is_terminal else 30.0) and not is_last:
-            return
-        self.told = now
-        end = "\n" if is_last or not self.is_terminal else ""
-        print(f"{chr(13) if self.is_terminal else ''}{progress}", end=end, file=sys.stderr, flush=True)
 
 
 def script() -> None:

@@ -21,6 +21,10 @@ from stable_audio_tools.registry import Mistake, unknown_name
 from stable_audio_tools.registry.schema import Location, keys_of, mistakes_of, path_text, without_comments
 
 logger = logging.getLogger(__name__)
+_OF_THE_MODEL: dict[Any, str] = {  # what people write into dataset configs
+    "sample_rate": "sample_rate", "sample_size": "sample_size", "audio_channels": "audio_channels", "channels": "audio_channels",
+    "force_channels": "audio_channels",
+}  # fmt: skip
 _warned: set[tuple[str, str]] = set()
 Block = TypeVar("Block", bound=Strict)
 
@@ -51,7 +55,29 @@ def check_dataset_config(data: Any) -> list[Mistake]:
     if isinstance(kind, str) and kind not in DATASETS:
         return [Mistake(("dataset_type",), unknown_name("dataset_type", kind, DATASETS.names()), "unknown_type")]
     config = {key: value for key, value in data.items() if key != "dataset_type"}
-    return list(part_mistakes(DATASETS, kind, ("dataset_type",), config, ()))
+    return [_placed(mistake, kind) for mistake in part_mistakes(DATASETS, kind, ("dataset_type",), config, ())]
+
+
+def _placed(mistake: Mistake, kind: Any) -> Mistake:
+    """The mistake; of a key that is unknown where it stands, but known elsewhere, with the place where it belongs."""
+    if mistake.kind != "unknown_key":
+        return mistake
+    *inside, key = mistake.location
+    parameters = DATASETS.schema(kind).parameters
+    entry = next((found for parameter in parameters if (found := _entry_of(parameter.annotation)) is not None), None)
+    where = ""
+    if not inside and entry is not None and key in entry.model_fields:
+        where = 'in each entry of "datasets"'
+    elif inside and key in {parameter.name for parameter in parameters}:
+        where = 'beside "datasets"'
+    elif key in _OF_THE_MODEL:
+        where = f'in the model config, as "{_OF_THE_MODEL[key]}"'
+    return mistake._replace(message=f"unknown key here; it belongs {where}") if where else mistake
+
+
+def _entry_of(annotation: Any) -> type[AudioFolder | LatentFolder | ShardEntry] | None:
+    """What the entries of ``datasets`` are."""
+    return next((kind for kind in (AudioFolder, LatentFolder, ShardEntry) if kind in typing.get_args(annotation)), None)
 
 
 def check_files(source: Source) -> list[Mistake]:
@@ -62,7 +88,7 @@ def check_files(source: Source) -> list[Mistake]:
     config = cast("dict[str, Any]", data)
     found: list[Mistake] = []
     for parameter in DATASETS.schema(config["dataset_type"]).parameters:
-        entry = next((kind for kind in (AudioFolder, LatentFolder, ShardEntry) if kind in typing.get_args(parameter.annotation)), None)
+        entry = _entry_of(parameter.annotation)
         if entry is not None:
             for index, folder in enumerate(config.get(parameter.name) or []):
                 absent = entry.model_validate(folder).absent(source.folder)
@@ -70,6 +96,22 @@ def check_files(source: Source) -> list[Mistake]:
         if ListFile in typing.get_args(parameter.annotation):
             found += absent_file(parameter.name, config.get(parameter.name), source.folder)
     return found
+
+
+def refuse_dataset_mistakes(source: Source, *, with_files: bool = False) -> None:
+    """Refuse a dataset config that has mistakes.
+
+    Args:
+        source: The config.
+        with_files: Refuse it, too, if folders or files that it names do not exist here.
+
+    Raises:
+        ConfigError: With every mistake, at its place in the file.
+    """
+    mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
+    mistakes = mistakes or (check_files(source) if with_files else [])
+    if mistakes:
+        raise ConfigError("\n".join(source.report(mistakes)))
 
 
 def check_source(source: Source) -> list[Mistake]:
@@ -240,4 +282,5 @@ __all__ = [
     "parse_block",
     "parse_model_config",
     "path_text",
+    "refuse_dataset_mistakes",
 ]

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config.base import NonNegativeFloat, PositiveInt
+from stable_audio_tools.config.base import ListFile, NonNegativeFloat, Pair, PositiveInt, Probability
 from stable_audio_tools.config.dataset import AudioFolder
 from stable_audio_tools.data.audio_dir import SampleDataset, local_config
 from stable_audio_tools.data.file_table import LocalDatasetConfig
+from stable_audio_tools.data.files import path_lists
 from stable_audio_tools.data.replacing import Unusable
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
@@ -29,6 +30,7 @@ class CropsDataset(SampleDataset):
         augment_phase: Flip the polarity of half of the items.
         overlap_sec: Seconds that crops share with the one before.
         min_crop_sec: Leave out the last crop of a file if less than this of it is audio; a file's first crop is always there.
+        **options: As for `SampleDataset`.
 
     Raises:
         DataError: If crops do not move on, or there are no files.
@@ -43,8 +45,9 @@ class CropsDataset(SampleDataset):
         augment_phase: bool = False,
         overlap_sec: float = 0.0,
         min_crop_sec: float = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__(configs, sample_size, sample_rate, False, force_channels, augment_phase)
+        super().__init__(configs, sample_size, sample_rate, False, force_channels, augment_phase, **options)
         hop = sample_size - round(overlap_sec * sample_rate)
         if hop < 1:
             raise DataError(f"overlap_sec: {overlap_sec:g} s is no less than a crop, which has {sample_size / sample_rate:g} s")
@@ -90,6 +93,13 @@ def audio_crops(
     min_crop_sec: NonNegativeFloat = 1.0,
     drop_last: bool = True,
     augment_phase: bool = False,
+    volume_norm: bool = False,
+    volume_norm_param: Pair = (-16, 2),
+    strip_silence: bool = False,
+    silence_threshold_db: float | None = -60.0,
+    max_unreadable_share: Probability = 0.25,
+    exclude_paths_file: ListFile | None = None,
+    include_paths_file: ListFile | None = None,
 ) -> CropsDataset:
     """Folders of audio files, of which every part is an item.
 
@@ -103,6 +113,29 @@ def audio_crops(
         min_crop_sec: Leave out the last crop of a file if less than this of it is audio, in seconds; its first crop is always there.
         drop_last: Leave out the last batch of a pass if it is not full. Read by the loader.
         augment_phase: Flip the polarity of half of the items.
+        volume_norm: Bring each file to a loudness (ITU-R BS.1770), as far as its peaks allow.
+        volume_norm_param: That loudness in LUFS, and by how many LU it varies at random, up or down.
+        strip_silence: Leave out the silent end of files, if it is 0.1 s or longer.
+        silence_threshold_db: Crops whose peak is below this are replaced, in dB of full scale; null keeps all.
+        max_unreadable_share: If more of the files that were met cannot be decoded, training stops; 1 goes on with what is left.
+        exclude_paths_file: A list of files to leave out, one path or name per line.
+        include_paths_file: A list of the only files to use.
     """
     configs = [local_config(folder, base_dir) for folder in datasets]
-    return CropsDataset(configs, sample_size, sample_rate, audio_channels, augment_phase, overlap_sec, min_crop_sec)
+    exclude, include = path_lists(exclude_paths_file, include_paths_file, base_dir)
+    return CropsDataset(
+        configs,
+        sample_size,
+        sample_rate,
+        audio_channels,
+        augment_phase,
+        overlap_sec,
+        min_crop_sec,
+        volume_norm=volume_norm,
+        volume_norm_param=volume_norm_param,
+        strip_silence=strip_silence,
+        silence_threshold_db=silence_threshold_db,
+        max_unreadable_share=max_unreadable_share,
+        exclude_paths=exclude,
+        include_paths=include,
+    )

@@ -31,7 +31,7 @@ from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.decoded import DecodedFiles
 from stable_audio_tools.data.file_states import FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
-from stable_audio_tools.data.files import PathList
+from stable_audio_tools.data.files import PathList, path_lists
 from stable_audio_tools.data.metadata import Captions, MetadataModule
 from stable_audio_tools.data.replacing import Unusable
 from stable_audio_tools.errors import AudioError, DataError
@@ -145,13 +145,14 @@ class SampleDataset(BucketedDataset):
         plan, span = decoded
         gain = self._gain(index, rng)
         peak = _peak(span) * gain
-        if peak < self.silence_threshold:
-            states.silent[index] = True
-            return Unusable(f"{file.path}: silent from {plan.seconds_start} s")
         if self.augment_phase and rng.random() < 0.5:
             gain = -gain
         crop = apply_crop(span * gain if gain != 1 else span, plan)
         audio = force_channels(crop.audio if peak < _SAFE_PEAK else crop.audio.clamp(-1, 1), self.num_channels)  # (C, T)
+        heard = peak if len(span) <= self.num_channels else _peak(audio)  # what is left of six channels may be silent, or two may cancel
+        if heard < self.silence_threshold:
+            states.silent[index] = True
+            return Unusable(f"{file.path}: silent from {plan.seconds_start} s", is_of_crop=self.random_crop and span.shape[-1] == size)
         metadata: dict[str, Any] = {
             "path": str(file.path),
             "relpath": file.relpath,
@@ -332,7 +333,7 @@ def audio_dir(
             pass; 0 keeps none.
     """
     configs = [local_config(folder, base_dir) for folder in datasets]
-    exclude, include = (PathList(resolve(file, base_dir)) if file else None for file in (exclude_paths_file, include_paths_file))
+    exclude, include = path_lists(exclude_paths_file, include_paths_file, base_dir)
     return SampleDataset(
         configs,
         sample_size,

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from stable_audio_tools.config.check import check_dataset_config
+from stable_audio_tools.config.check import refuse_dataset_mistakes
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.audio_dir import SampleDataset
 from stable_audio_tools.data.file_table import LocalDatasetConfig
 from stable_audio_tools.data.files import fast_scandir
 from stable_audio_tools.data.loader import ResumableLoader, collation_fn, make_loader
 from stable_audio_tools.data.pre_encoded import PreEncodedDataset
-from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.registry.schema import without_comments
 
@@ -56,9 +56,8 @@ def create_dataloader_from_config(
     dataset: Any = create_dataset_from_config(source, sample_size, sample_rate, audio_channels)
     drop_last = source.data.get("drop_last", True)
     if drop_last and len(dataset) < batch_size:
-        raise DataError(
-            f'{source.name}: {len(dataset)} files do not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false'
-        )
+        files = "1 file does" if len(dataset) == 1 else f"{len(dataset)} files do"
+        raise DataError(f'{source.name}: {files} not fill a batch of {batch_size}; use a smaller batch size or set "drop_last": false')
     return make_loader(dataset, batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last, seed=seed)
 
 
@@ -78,9 +77,7 @@ def create_dataset_from_config(
         DataError: If there is no data.
     """
     source = read_source(dataset_config, name="dataset config")
-    mistakes = [mistake for mistake in check_dataset_config(source.data) if mistake.kind != "warning"]
-    if mistakes:
-        raise ConfigError("\n".join(source.report(mistakes)))
+    refuse_dataset_mistakes(source)
     config = without_comments(source.data)
     return DATASETS.build(
         config.pop("dataset_type"),

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stable_audio_tools.config.check import check_dataset_config
-from stable_audio_tools.config.dataset import AudioFolder, resolve
+from stable_audio_tools.config.check import refuse_dataset_mistakes
+from stable_audio_tools.config.dataset import AudioFolder
 from stable_audio_tools.config.source import read_source
 from stable_audio_tools.data.audio_dir import local_config
 from stable_audio_tools.data.file_table import Folder, list_files
-from stable_audio_tools.data.files import PathList
+from stable_audio_tools.data.files import path_lists
 from stable_audio_tools.data.manifest import MANIFEST_NAME, arrow, manifest_of, read_table
 from stable_audio_tools.data.metadata import Captions
-from stable_audio_tools.data.scan import Progress, scan
-from stable_audio_tools.errors import ConfigError, DataError
+from stable_audio_tools.data.progress import Progress
+from stable_audio_tools.data.scan import scan
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.registry.schema import without_comments
 
 OnProgress = Callable[[Progress], None]
@@ -48,7 +49,7 @@ class FileSet(NamedTuple):
 
 
 def file_sets(source: Path, *, on_progress: OnProgress | None = None) -> list[FileSet]:
-    """The files of a folder, or those that an ``audio_dir`` config would use, with or without caption.
+    """The files of a folder, or those that an ``audio_dir`` or ``audio_crops`` config would use, with or without caption.
 
     Files that have changed since the manifest, or are in none, are read; nothing is written.
 
@@ -60,14 +61,13 @@ def file_sets(source: Path, *, on_progress: OnProgress | None = None) -> list[Fi
         captions = Captions(source)
         return [FileSet(source, Rows(_scanned(source, manifest_of(source), captions, on_progress)), captions)]
     config = read_source(source, name="dataset config")
-    mistakes = [mistake for mistake in check_dataset_config(config.data) if mistake.kind != "warning"]
-    if mistakes:
-        raise ConfigError("\n".join(config.report(mistakes)))
+    refuse_dataset_mistakes(config)
     data = without_comments(config.data)
-    if data["dataset_type"] != "audio_dir":
-        raise DataError(f"{source}: is a dataset of type {data['dataset_type']!r}; only the files of audio_dir can be looked at")
-    keys = ("exclude_paths_file", "include_paths_file")
-    exclude, include = (PathList(resolve(data[key], config.folder)) if data.get(key) else None for key in keys)
+    if data["dataset_type"] not in ("audio_dir", "audio_crops"):
+        raise DataError(
+            f"{source}: is a dataset of type {data['dataset_type']!r}; only files of audio_dir and audio_crops can be looked at"
+        )
+    exclude, include = path_lists(data.get("exclude_paths_file"), data.get("include_paths_file"), config.folder)
     folders = [local_config(AudioFolder.model_validate(folder), config.folder) for folder in data["datasets"]]
     table = list_files(folders, exclude=exclude, include=include, by_caption=False)
     return [_file_set(folder, on_progress) for folder in table.folders]

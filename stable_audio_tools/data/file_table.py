@@ -14,14 +14,13 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.data.files import PathList, find_audio_names, read_filelist, roots_of
+from stable_audio_tools.data.files import PathList, filelist_of, find_audio_names, other_files, read_filelist, roots_of
 from stable_audio_tools.data.manifest import Manifest, manifest_of
 from stable_audio_tools.data.metadata import Captions, CustomMetadata
 from stable_audio_tools.data.names import Names
 from stable_audio_tools.errors import DataError
 
 logger = logging.getLogger(__name__)
-FILELIST_NAME = "filelist.txt"
 
 
 class LocalDatasetConfig:
@@ -169,8 +168,8 @@ class Folder:
         manifest = Manifest(path) if path is not None else None
         if manifest is not None:
             logger.info("%s: %d files, as listed in %s", root, len(manifest), manifest.path)
-        filelist = Path(config.filelist_path) if config.filelist_path else root / FILELIST_NAME
-        if config.filelist_path or filelist.is_file():
+        filelist = filelist_of(root, config.filelist_path)
+        if filelist is not None:
             names = Names.of(read_filelist(filelist))
             logger.info("%s: %d files, as listed in %s", root, len(names), filelist)
             rows = None
@@ -296,8 +295,8 @@ def list_files(
     """
     if not configs:
         raise DataError("datasets: the list is empty; give at least one folder")
-    if include is not None and not include.entries:
-        raise DataError(f"{include.file}: names no files, so no file would be used; leave include_paths_file out to use all")
+    if include is not None:
+        include.refuse_empty()
     folders = [Folder.open(config) for config in configs]
     num_found = sum(len(folder) for folder in folders)
     for folder in folders:
@@ -309,7 +308,7 @@ def list_files(
             paths.say_what_is_unused()
     table = FileTable(folders)
     if not len(table):
-        where = ", ".join(str(config.path) for config in configs)
+        where = ", ".join(f"{config.path}{other_files(Path(config.path)) if not num_found else ''}" for config in configs)
         left_out = f"; all {num_found} that are there are left out by lists, keywords or captions" if num_found else ""
         raise DataError(f"no audio files in {where}{left_out}")
     logger.info("found %d audio files", len(table))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
-from stable_audio_tools.data.names import path_order
-from stable_audio_tools.errors import DataError
+from stable_audio_tools.config.dataset import resolve
+from stable_audio_tools.data.names import composed, path_order
+from stable_audio_tools.errors import DataError, counted
 
 logger = logging.getLogger(__name__)
+FILELIST_NAME = "filelist.txt"
 
 
 def find_audio_files(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTENSIONS) -> list[Path]:
@@ -32,8 +35,7 @@ def find_audio_files(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTEN
 def find_audio_names(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTENSIONS) -> list[str]:
     """What `find_audio_files` finds, as paths relative to the folder, with forward slashes."""
     root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}; a dataset's path is a folder of audio files")
+    refuse_no_folder(root, "a dataset's path is a folder of audio files")
     accepted = frozenset(extensions)
     found: list[str] = []
     for parent, _, names in _walk(root):
@@ -41,6 +43,23 @@ def find_audio_names(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTEN
         prefix = "" if inside == "." else f"{inside}/"
         found += [prefix + name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in accepted]
     return sorted(found, key=path_order)
+
+
+def other_files(folder: Path) -> str:
+    """What a folder holds in which no audio was found, for messages: ``, but 12 other files (.mid, .zip)``; empty if it holds nothing."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() or "without suffix" for _, _, names in _walk(folder) for name in names)
+    kinds = ", ".join(suffix for suffix, _ in suffixes.most_common(3)) + (", ..." if len(suffixes) > 3 else "")
+    return f", but {counted(suffixes.total(), 'other file')} ({kinds})" if suffixes else ""
+
+
+def refuse_no_folder(path: Path, expected: str = "expected a folder of audio files") -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        DataError: If it is absent, or a file.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: {'is a file, not a folder' if path.exists() else 'no such folder'}; {expected}")
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -83,6 +102,13 @@ def read_lines(file: Path) -> list[str]:
     return [_normalised(line) for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
 
 
+def filelist_of(folder: Path, given: str | Path | None = None) -> Path | None:
+    """The list that names a folder's files: the one that is given, else ``filelist.txt`` in the folder, if there is one."""
+    if given is not None:
+        return Path(given)
+    return folder / FILELIST_NAME if (folder / FILELIST_NAME).is_file() else None
+
+
 def read_filelist(file: Path) -> list[str]:
     """Paths relative to a dataset's folder, in the order of the file, each once.
 
@@ -110,16 +136,25 @@ class PathList:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.entries = frozenset(read_lines(file))
+        self.entries = frozenset(map(composed, read_lines(file)))
         self._used: set[str] = set()
 
     def means(self, name: str, roots: Iterable[str]) -> bool:
         """Whether it means the file ``name`` of a folder that can be written as any of ``roots``, see `roots_of`."""
         base = name.rsplit("/", 1)[-1]
         forms = {name, os.path.splitext(name)[0], base, os.path.splitext(base)[0], *(f"{root}/{name}" for root in roots)}
-        found = forms & self.entries
+        found = self.entries.intersection(map(composed, forms))
         self._used |= found
         return bool(found)
+
+    def refuse_empty(self) -> None:
+        """Refuse a list of what to include that names nothing.
+
+        Raises:
+            DataError: If so.
+        """
+        if not self.entries:
+            raise DataError(f"{self.file}: names no files, so no file would be used; leave include_paths_file out to use all")
 
     def say_what_is_unused(self) -> None:
         """Warn of entries that meant no file so far."""
@@ -127,6 +162,16 @@ class PathList:
         if unused:
             names = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
             logger.warning("%s: %d of %d entries mean no file of the dataset (%s)", self.file, len(unused), len(self.entries), names)
+
+
+def path_lists(exclude: str | None, include: str | None, base_dir: Path | None) -> tuple[PathList | None, PathList | None]:
+    """The lists that a config names as ``exclude_paths_file`` and ``include_paths_file``.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    excluded, included = (PathList(resolve(file, base_dir)) if file else None for file in (exclude, include))
+    return excluded, included
 
 
 def roots_of(folder: Path) -> set[str]:

@@ -109,6 +109,19 @@ def decode_object(data: bytes, name: str) -> dict[str, Any]:
     return dict(value)
 
 
+def metadata_beside(path: Path) -> dict[str, Any]:
+    """What the JSON file beside a file of latents says.
+
+    Raises:
+        UnreadableError: If there is none, or it holds something else.
+    """
+    beside = path.with_suffix(".json")
+    try:
+        return decode_object(beside.read_bytes(), str(beside))
+    except OSError as error:
+        raise UnreadableError(f"{beside}: {error.strerror}; each file of latents has a JSON file beside it") from error
+
+
 def real_frames(mask: Any) -> int | None:
     """Frames up to the last that is not padding; None if there is no mask."""
     if mask is None:

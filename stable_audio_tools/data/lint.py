@@ -131,7 +131,7 @@ def _length(row: Row, limits: Limits) -> tuple[str, str] | None:
     seconds = row["duration_seconds"]
     if seconds < limits.min_seconds:
         return "short", f"{seconds:.3g} s"
-    return ("long", f"{seconds / 60:.0f} minutes") if seconds > limits.max_seconds else None
+    return ("long", f"{seconds:.3g} s" if seconds < 60 else f"{seconds / 60:.0f} min") if seconds > limits.max_seconds else None
 
 
 _CHECKS: tuple[Callable[[Row, Limits], tuple[str, str] | None], ...] = (_format, _silence, _clipping, _length)

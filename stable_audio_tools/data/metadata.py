@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from stable_audio_tools.data.names import composed
 from stable_audio_tools.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Captions:
             return "json", metadata
         if path.with_suffix(".txt").is_file():
             return "txt", metadata
-        return (self.table.name if self.table is not None and name in self.rows else "caption"), metadata
+        return (self.table.name if self.table is not None and composed(name) in self.rows else "caption"), metadata
 
     def select(self, names: Sequence[str]) -> list[str]:
         """Read the metadata of all files, so that mistakes are found before a run begins, and say what is odd about it.
@@ -106,7 +107,7 @@ class Captions:
         total = 0
         for name, has_sidecar in listed:
             total += 1
-            if has_sidecar or self.caption is not None or name in self.rows:
+            if has_sidecar or self.caption is not None or composed(name) in self.rows:
                 known.append(name)
         if 0 < len(known) < total:
             logger.warning("%s: left out %d of %d files that have no caption in %s", self.folder, total - len(known), total, self.table)
@@ -118,7 +119,9 @@ class Captions:
         return known
 
     def _say_what_is_odd(self, names: Mapping[str, Mapping[str, Any]]) -> None:
-        absent = [name for name in self.rows if name not in names]
+        known = {composed(name) for name in names}
+        unused = [name for name in self.rows if name not in known]
+        absent = [name for name in unused if not (self.folder / name).is_file()]  # others are left out by a list of files
         if absent and len(absent) < len(self.rows):
             logger.warning("%s: ignored %s, which are no audio files in %s", self.table, _some(absent, len(self.rows), "rows"), self.folder)
         lacking = [name for name, metadata in names.items() if self.key not in metadata]
@@ -140,7 +143,7 @@ class Captions:
     def _read(self, path: Path) -> dict[str, Any]:
         """All that the sources say, also what the dataset will measure itself."""
         metadata: dict[str, Any] = {} if self.caption is None else {self.key: self.caption}
-        metadata |= self.rows.get(path.relative_to(self.folder).as_posix(), {})
+        metadata |= self.rows.get(composed(path.relative_to(self.folder).as_posix()), {})
         text, data = path.with_suffix(".txt"), path.with_suffix(".json")
         if text.is_file():
             metadata[self.key] = _read_text(text).strip()
@@ -205,7 +208,7 @@ def read_captions(table: Path, key: str = "prompt") -> dict[str, dict[str, Any]]
             )
         if row["path"] is None or row[caption] is None:
             raise DataError(f"{table}:{line}: fewer fields than the header, which has {len(columns)}: {', '.join(columns)}")
-        path = row["path"].replace("\\", "/").removeprefix("./")
+        path = composed(row["path"].replace("\\", "/").removeprefix("./"))
         if path in rows:
             raise DataError(f"{table}:{line}: {path!r} is named twice")
         others = {name: value for name, value in row.items() if name and value is not None and name not in ("path", caption)}

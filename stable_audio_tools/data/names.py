@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import overload
@@ -62,3 +63,12 @@ class Names(Sequence[str]):
 def path_order(name: str) -> list[str]:
     """What paths are sorted by: part by part, so that a folder's files stand together whatever its neighbours are called."""
     return name.split("/")
+
+
+def composed(name: str) -> str:
+    r"""A name with each letter and its accents as one character, by which names are compared: macOS may write them apart, others do not.
+
+    >>> composed("caf\u0065\u0301.wav") == "caf\u00e9.wav"
+    True
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

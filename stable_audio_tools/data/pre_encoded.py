@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config.base import PositiveFloat, PositiveInt, Probability
+from stable_audio_tools.config.base import ListFile, PositiveFloat, PositiveInt, Probability
 from stable_audio_tools.config.dataset import LatentFolder, resolve
 from stable_audio_tools.data.file_table import LocalDatasetConfig
+from stable_audio_tools.data.files import path_lists
 from stable_audio_tools.data.latent_dataset import LatentDataset, LatentOptions
-from stable_audio_tools.data.latent_file import UnreadableError, decode_object
+from stable_audio_tools.data.latent_file import metadata_beside
+from stable_audio_tools.data.latent_lists import choose_latents
 from stable_audio_tools.data.latent_store import LatentStore
 from stable_audio_tools.data.lengths import SaidLengths
 from stable_audio_tools.data.metadata import CustomMetadata, MetadataModule
@@ -36,11 +38,7 @@ class FolderLatent(NamedTuple):
 
     def metadata(self) -> dict[str, Any]:
         """What the JSON file beside it says."""
-        path = self.path.with_suffix(".json")
-        try:
-            return decode_object(path.read_bytes(), str(path))
-        except OSError as error:
-            raise UnreadableError(f"{path}: {error.strerror}; each file of latents has a JSON file beside it") from error
+        return metadata_beside(self.path)
 
 
 class FolderLatents(SaidLengths):
@@ -143,6 +141,8 @@ def pre_encoded(
     sample: bool = True,
     cached_conditions: list[str] | None = None,
     max_unreadable_share: Probability = 0.25,
+    exclude_paths_file: ListFile | None = None,
+    include_paths_file: ListFile | None = None,
 ) -> PreEncodedDataset:
     """Folders of pre-encoded items: latents, or tokens.
 
@@ -160,6 +160,8 @@ def pre_encoded(
         sample: Where mean and scale are stored, draw latents anew each time; otherwise take the mean.
         cached_conditions: Metadata keys whose text is replaced by its cached embedding; for ``pre_encoded_keys`` of the model.
         max_unreadable_share: If more of the files that were met cannot be read, training stops; 1 goes on with what is left.
+        exclude_paths_file: A list of items to leave out, one path or name per line: of the latents, or of their audio.
+        include_paths_file: A list of the only items to use.
     """
     configs, stores = [], []
     for folder in datasets:
@@ -170,6 +172,7 @@ def pre_encoded(
         configs.append(LocalDatasetConfig(folder.id, str(path), module, weight=folder.weight))
         filelist = resolve(folder.filelist_path, base_dir) if folder.filelist_path else None
         stores.append(LatentStore(path, folder.latent_extension or latent_extension, filelist))
+    choose_latents(stores, *path_lists(exclude_paths_file, include_paths_file, base_dir))
     options = LatentOptions(
         latent_crop_length, random_crop, length_buckets or (), sample, cached_conditions or (), min_length_sec, max_length_sec,
         max_unreadable_share,

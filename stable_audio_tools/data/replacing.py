@@ -14,12 +14,15 @@ from stable_audio_tools.data.file_table import KnownFiles
 from stable_audio_tools.errors import DataError
 
 MAX_ATTEMPTS = 200  # items tried before giving up on finding a usable one
+MAX_CROPS = 16  # of one item, before giving up on it: of files that are silent for a half, one in 65,536 is given up
 
 
 class Unusable(NamedTuple):
     """Why there is no item."""
 
     reason: str
+    is_of_crop: bool = False
+    """Whether another crop of the same item may be of use."""
 
 
 class ReplacingDataset(ItemDataset):
@@ -80,8 +83,15 @@ class ReplacingDataset(ItemDataset):
 
     def exactly(self, key: int | ItemKey) -> tuple[tuple[Tensor, dict[str, Any]] | None, str]:
         index, length = _parts(key)
-        item = self.attempt(index, stream_of(key, 0), length)
-        return (None, item.reason) if isinstance(item, Unusable) else (item, "")
+        reason = ""
+        for attempt in range(MAX_CROPS):
+            item = self.attempt(index, stream_of(key, attempt), length)
+            if not isinstance(item, Unusable):
+                return item, ""
+            reason = reason or item.reason
+            if not item.is_of_crop:
+                break
+        return None, reason
 
     def _candidates(self, index: int, rng: Any) -> Iterator[int]:
         """The item asked for, then those that may take its place, again and again: another crop of a file may not be silent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_audio_tools.audio import measure
-from stable_audio_tools.data.files import find_audio_names
+from stable_audio_tools.data.files import find_audio_names, other_files
 from stable_audio_tools.data.manifest import COLUMNS, MANIFEST_NAME, arrow, read_table, schema, write_table
 from stable_audio_tools.data.metadata import Captions
+from stable_audio_tools.data.progress import Progress
 from stable_audio_tools.errors import AudioError, DataError
 
 SAVE_SECONDS = 30.0  # how much work a scan that is killed may lose
@@ -23,20 +25,6 @@ _CHUNK_BYTES = 1 << 20
 _MEASURED = ("format", "num_frames", "duration_seconds", "sample_rate", "num_channels", "peak", "loudness_lufs", "silence_share",
              "clipped_share", "audible_frames")  # fmt: skip
 Row = dict[str, Any]
-
-
-class Progress(NamedTuple):
-    """How far a scan has got."""
-
-    num_done: int
-    """Files that were read, now or in an earlier scan."""
-    num_files: int
-    num_read: int
-    """Of those, read in this scan."""
-    num_bytes: int
-    """Bytes that were read in this scan."""
-    seconds: float
-    """Since it began."""
 
 
 class ScanReport(NamedTuple):
@@ -71,13 +59,15 @@ def scan(
         on_progress: Called after every file that was read.
 
     Raises:
-        DataError: If the folder cannot be read or holds no audio, or a file has a name that a manifest cannot hold.
+        DataError: If the folder cannot be read or holds no audio, a file has a name that a manifest cannot hold, or the manifest cannot be
+            written: before anything is read.
     """
     manifest = output or folder / MANIFEST_NAME
     names = find_audio_names(folder)
     if not names:
-        raise DataError(f"{folder}: holds no audio files")
+        raise DataError(f"{folder}: holds no audio files{other_files(folder)}")
     _refuse_odd_names(folder, names)
+    _refuse_unwritable(manifest)
     before = _Known(manifest)
     kept = {name: row for name in names if (row := before.find(folder, name)) is not None}
     left = [name for name in names if name not in kept]
@@ -137,6 +127,19 @@ def _refuse_odd_names(folder: Path, names: Sequence[str]) -> None:
             name.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{folder}: the name {name!r} is not valid UTF-8, which a manifest needs; rename the file") from error
+
+
+def _refuse_unwritable(manifest: Path) -> None:
+    if manifest.is_dir():
+        raise DataError(f"{manifest}: is a folder; name a file in it, such as {manifest / MANIFEST_NAME}")
+    try:
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=manifest.parent).close()
+    except OSError as error:
+        raise DataError(
+            f'{manifest}: cannot be written: {error.strerror}; write it elsewhere with --output, and name it as "manifest" in dataset '
+            "configs"
+        ) from error
 
 
 def _joined(names: Sequence[str], before: _Known, kept: Mapping[str, int], read: Sequence[Row]) -> Any:

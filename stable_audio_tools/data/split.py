@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.data.names import path_order
-from stable_audio_tools.errors import DataError
+from stable_audio_tools.errors import DataError, counted
 
 GroupOf = Callable[[str], str]
 
@@ -38,7 +38,7 @@ def split(rows: Sequence[Mapping[str, Any]], shares: Mapping[str, float], *, gro
         raise DataError(f"shares must be above 0 and sum to 1, got {given}")
     groups = _groups([row for row in rows if row["error"] is None], group_of)
     if len(groups) < len(shares):
-        raise DataError(f"{len(groups)} groups of files cannot be divided into {len(shares)} sets ({', '.join(shares)})")
+        raise DataError(f"{counted(len(groups), 'group')} of files cannot be divided into {len(shares)} sets ({', '.join(shares)})")
     total = sum(len(paths) for paths in groups.values())
     sets: dict[str, list[str]] = {name: [] for name in shares}
     for group in _order(groups, seed):

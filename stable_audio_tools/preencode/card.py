@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stable_audio_tools.audio import AUDIO_EXTENSIONS
 from stable_audio_tools.checkpoint import atomic_path
-from stable_audio_tools.data.store_facts import CARD
+from stable_audio_tools.data.store_facts import CARD, DETAILS
 from stable_audio_tools.errors import DataError
 
+README = "README.md"
 PATIENCE = 600.0  # seconds to wait for the first process
 NAMES = {
     "model": "model", "sample_size": "--sample-size", "store": "--store or --is-discrete", "dtype": "--dtype or --model-half",
@@ -43,9 +45,9 @@ def begin_card(folder: Path, card: Mapping[str, Any], *, is_first: bool) -> dict
     """
     path = folder / CARD
     if is_first and not path.is_file():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit()) if folder.is_dir() else []
+        others = sorted(entry.name for entry in folder.iterdir() if _is_of_a_store(entry)) if folder.is_dir() else []
         if others:
-            raise DataError(f"{folder}: holds folders ({', '.join(others[:3])}) but no {CARD}; give an empty folder as --output-path")
+            raise DataError(f"{folder}: holds {', '.join(others[:3])} but no {CARD}; give an empty folder as --output-path")
         write_object(path, {**card, "complete": False})
     deadline = time.monotonic() + PATIENCE
     while not path.is_file():
@@ -60,6 +62,11 @@ def begin_card(folder: Path, card: Mapping[str, Any], *, is_first: bool) -> dict
             "what it was begun with"
         )
     return there
+
+
+def _is_of_a_store(entry: Path) -> bool:
+    """Whether a new store would be mixed up with it or overwrite it, or it is audio: then the folder is that of a dataset."""
+    return entry.name.isdigit() if entry.is_dir() else entry.name in (README, DETAILS) or entry.suffix.lower() in AUDIO_EXTENSIONS
 
 
 def _told(value: Any) -> str:
@@ -84,7 +91,7 @@ def finish_card(folder: Path, card: Mapping[str, Any], entries: Sequence[Mapping
         "skipped_items": [{"path": entry["path"], "why": entry["skipped"]} for entry in skipped[:100]],
     }
     write_object(folder / CARD, {**card, "complete": True, "summary": summary})
-    with atomic_path(folder / "README.md") as path:
+    with atomic_path(folder / README) as path:
         path.write_text(_readme(card, summary), encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.checkpoint import atomic_path, load_model_weights, weights_hash
+from stable_audio_tools.config.check import refuse_dataset_mistakes
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.base import ItemDataset
 from stable_audio_tools.data.dataset import create_dataset_from_config
@@ -101,6 +102,7 @@ def pre_encode(
     refuse_impossible(options)
     place = place or Place()
     source = _deterministic(read_source(options.dataset_config, name="dataset config"))
+    refuse_dataset_mistakes(source, with_files=True)  # before a large model is loaded
     model, config, name = _load_model(options)
     device = _device(options.device, place)
     model = model.to(device).eval()

@@ -15,7 +15,7 @@ BAD_AUDIO = {
     "flac-test-files/04 - wrong number of channels.flac": (1, 97391, 24000),  # mono; only the header says 5 channels
     "flac-test-files/05 - wrong total number of samples.flac": r"header promises 39842 frames, the file holds more than that; download",
     "flac-test-files/11 - incorrect metadata block length.flac": r"holds no audio frame that can be decoded, expected at least one;",
-    "flac-test-files/02 - increasing number of channels.flac": r"changes from 1 channels at 44100 Hz to 2 at 44100 Hz after 147456 frames, "
+    "flac-test-files/02 - increasing number of channels.flac": r"changes from 1 channel at 44100 Hz to 2 at 44100 Hz after 147456 frames, "
     r"expected one kind throughout; split or re-encode it",
     "flac-test-files/04 - changing bitdepth.flac": r"holds damaged data after 139264 frames \(.*\); download",
     "hound/crash-e5471f5b58397287b509db7d026e95f1724454f5.wav": (1, 4, 44100),

@@ -93,6 +93,24 @@ def test_real_files_seek_exactly(shared):
             assert torch.equal(load(path, start=start, num_frames=2000).samples, whole[:, start : start + 2000]), (path, start)
 
 
+def test_real_files_of_every_kind_seek_exactly_and_resampled(shared):
+    """One file of each format, rate and number of channels that there is: spans are slices of the decode of all of it."""
+    rng, kinds = random.Random(3), {}
+    for path in sorted((shared / "data").glob("real-*/**/*.*"), key=lambda path: path.stat().st_size):
+        if path.suffix in AUDIO_EXTENSIONS and path.stat().st_size < 4_000_000:
+            with soundfile.SoundFile(path) as file:
+                kinds.setdefault((file.format, file.subtype, file.samplerate, file.channels), path)
+    assert len(kinds) > 15 and {kind[0] for kind in kinds} >= {"WAV", "FLAC", "OGG", "MP3"}
+    for path in kinds.values():
+        whole, own_rate = load(path)
+        resampled = resample(whole, own_rate, 32000)
+        for _ in range(3):
+            start, first = rng.randrange(whole.shape[-1]), rng.randrange(resampled.shape[-1])
+            assert torch.equal(load(path, start=start, num_frames=3000).samples, whole[:, start : start + 3000]), path
+            part = load(path, start=first, num_frames=3000, sample_rate=32000).samples
+            assert (part - resampled[:, first : first + 3000]).abs().max() <= 1e-5, (path, own_rate, first)
+
+
 def test_a_span_does_not_decode_the_whole_file(encoded, monkeypatch):
     from stable_audio_tools.audio import ffmpeg
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,30 @@ def test_every_flag_reaches_the_run(sat: Any, flags: list[str], tmp_path: Path) 
     assert {key: card[key] for key in expected} == expected
 
 
+def test_texts_are_cached_and_tokens_are_stored(
+    sat: Any, write_model: Any, tiny_diffusion: Any, tiny_lm: Any, shared: Path, tmp_path: Path
+) -> None:
+    """Of real sounds, with their captions."""
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for path in sorted((shared / "data" / "real-oneshots" / "dirt-bass1").iterdir()):
+        shutil.copy(path, folder)
+    entry = {"id": "a", "path": str(folder), "caption": "a bass"}
+    (tmp_path / "d.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
+    flags = ("--dataset-config", tmp_path / "d.json", "--sample-size", 8000, "--num-workers", 0, "--batch-size", 3)
+    ran = sat("pre-encode", *write_model(tiny_diffusion()).flags, *flags, "--output-path", tmp_path / "a", "--cache-conditions", "prompt")
+    assert ran.out.startswith("8 of 8 items") and len(list((tmp_path / "a" / "conditions" / "prompt").glob("*/*.safetensors"))) == 1
+    assert sat("pre-encode", *write_model(tiny_lm()).flags, *flags, "--output-path", tmp_path / "b", "--is-discrete").status == 0
+    tokens = np.load(tmp_path / "b" / "0" / "0000000000000.npy")
+    assert tokens.dtype == np.int32 and tokens.shape[0] == 2 and 0 <= tokens.min() < tokens.max() < 8
+
+
+def test_a_wrong_dataset_is_told_before_a_model_is_loaded(sat: Any, flags: list[str], tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text('{"dataset_type": "audio_dir", "datasets": [{"id": "a", "path": "nowhere"}]}')
+    ran = sat("pre-encode", *flags, "--dataset-config", tmp_path / "d.json")
+    assert ran.told == f"error: {tmp_path}/d.json:1:56  datasets[0].path: nowhere: no such folder" and "tensors loaded" not in ran.err
+
+
 def test_a_pretrained_folder(sat: Any, vae: Any, noises: Path, tmp_path: Path) -> None:
     ran = sat("pre-encode", "--pretrained-name", vae.config.parent, "--dataset-config", noises, "--output-path", tmp_path / "out",
               "--sample-size", 1024, "--num-workers", 0)  # fmt: skip
@@ -67,7 +92,7 @@ def test_mistakes(sat: Any, flags: list[str], more: list[str], told: str) -> Non
 def test_more_devices_than_torchrun_started(sat: Any, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    assert sat("pre-encode", *flags, "--devices", 2).told == ("error: --devices 2: torchrun or Slurm has started 1 processes; leave it out")
+    assert sat("pre-encode", *flags, "--devices", 2).told == ("error: --devices 2: torchrun or Slurm has started 1 process; leave it out")
 
 
 def test_mistakes_in_the_model_config_are_told_first(sat: Any, flags: list[str], vae: Any, tmp_path: Path) -> None:

@@ -198,6 +198,29 @@ def test_silence_is_left_out(write_noises, tmp_path):
     assert names == {"00.wav", "01.wav", "faint.wav"}, "-60 dB is the limit"
 
 
+def test_an_item_is_exactly_another_crop_of_itself_rather_than_none(tmp_path):
+    """What is encoded once for all must not leave a file out since the one crop that was tried fell into a pause."""
+    soundfile.write(tmp_path / "half.wav", np.r_[np.zeros(20_000), 0.5 * np.ones(20_000)], 8000)
+    soundfile.write(tmp_path / "none.wav", np.zeros(20_000), 8000)
+    data = dataset_of(tmp_path, rate=8000, size=200)
+    for seed in range(30):
+        item, why = data.exactly(ItemKey(0, 0, seed))
+        assert item is not None and not why and item[0].abs().max() > 0.4
+        again, _ = data.exactly(ItemKey(0, 0, seed))
+        assert again is not None and same(again, item)
+    assert data.exactly(ItemKey(1, 0, 0))[0] is None and "none.wav: silent from " in data.exactly(ItemKey(1, 0, 0))[1]
+    fixed = dataset_of(tmp_path, rate=8000, size=200, random_crop=False)
+    assert fixed.exactly(ItemKey(0, 0, 0))[0] is None, "there is only one crop"
+
+
+def test_channels_that_cancel_are_silence(write_noises, tmp_path):
+    left = np.random.default_rng(0).uniform(-0.5, 0.5, 4000)
+    soundfile.write(write_noises(tmp_path, 1) / "wide.wav", np.stack([left, -left], 1), 8000)
+    mono, stereo = (dataset_of(tmp_path, rate=8000, size=500, force_channels=count) for count in (1, 2))
+    assert mono[ItemKey(1, 0, 0)][1]["relpath"] == "00.wav" and "1 with silent crops" in mono.summary()
+    assert stereo[ItemKey(1, 0, 0)][1]["relpath"] == "wide.wav" and stereo.num_skipped == 0
+
+
 def test_a_silent_crop_does_not_condemn_a_file(tmp_path):
     soundfile.write(tmp_path / "half.wav", np.r_[np.zeros(20_000), 0.5 * np.ones(20_000)], 8000)
     data = dataset_of(tmp_path, rate=8000, size=200)

@@ -173,6 +173,12 @@ def test_a_broken_sidecar_is_found_before_any_item_is_read(config, tmp_path):
         ({"dataset_type": None}, r"dataset_type: required key is missing; one of .*audio_dir"),
         ({"random_crops": True}, r"random_crops: unknown key; did you mean 'random_crop'\?"),
         ({"random_crop": "sometimes"}, r"random_crop: .*boolean"),
+        ({"custom_metadata_module": "md.py"}, r'custom_metadata_module: unknown key here; it belongs in each entry of "datasets"'),
+        (
+            {"datasets": [{"id": "a", "path": "x", "random_crop": True}]},
+            r'datasets\[0\]\.random_crop: unknown key here; it belongs beside "datasets"',
+        ),
+        ({"force_channels": 2}, r'force_channels: unknown key here; it belongs in the model config, as "audio_channels"'),
         ({"datasets": None}, r"datasets: .*"),
         ({"datasets": [{"path": "x"}]}, r"datasets\[0\]\.id: required key is missing"),
         (

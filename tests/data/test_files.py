@@ -70,7 +70,7 @@ def test_a_missing_folder_and_a_file_instead_of_one_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: no such folder; a dataset's path is a folder of audio files"):
         find_audio_files(tmp_path / "nowhere")
     touch(tmp_path, "one.wav")
-    with pytest.raises(DataError, match=r"one\.wav: not a folder; a dataset's path is a folder"):
+    with pytest.raises(DataError, match=r"one\.wav: is a file, not a folder; a dataset's path is a folder"):
         find_audio_files(tmp_path / "one.wav")
 
 
@@ -141,6 +141,12 @@ def test_every_way_to_write_a_file_means_it(tmp_path, monkeypatch, entry):
         paths = PathList(list_of(tmp_path, entry))
         assert paths.means("14/214.mp3", roots_of(Path(root)))
         assert not paths.means("14/2140.mp3", roots_of(Path(root)))
+
+
+def test_accents_in_lists_are_those_of_any_system(tmp_path):
+    apart, together = "caf" + chr(0x65) + chr(0x301), "caf" + chr(0xE9)
+    for listed, name in ((apart, together), (together, apart)):
+        assert PathList(list_of(tmp_path, f"{listed}.wav\n")).means(f"bar/{name}.wav", {"."})
 
 
 def test_entries_that_mean_nothing_are_named(tmp_path, caplog):

@@ -97,7 +97,7 @@ def test_limits_are_settings(folder):
     assert lint(sets, limits=Limits(max_silence_share=0.7)) == []
     assert kinds_of(lint(sets, limits=Limits(min_seconds=0.6, max_silence_share=1)), folder) == {f"{i}.wav": {"short"} for i in range(4)}
     (finding,) = lint(sets, limits=Limits(max_seconds=0.9, max_silence_share=1))
-    assert (finding.kind, finding.detail) == ("long", "0 minutes")
+    assert (finding.kind, finding.detail) == ("long", "1 s")
 
 
 def test_duplicates_name_the_one_they_repeat(folder):
@@ -148,6 +148,14 @@ def test_a_config_stands_for_the_files_it_uses(folder, tmp_path):
     (some,) = file_sets(config("b.json", filelist_path="list.txt"))
     assert [row["path"] for row in some.rows] == ["2.wav", "3.wav"]
     assert {finding.kind for finding in lint([everything], [some])} == {"overlap"}
+
+
+def test_configs_of_crops_are_looked_at_and_others_are_not(folder, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"dataset_type": "audio_crops", "datasets": [{"id": "x", "path": str(folder)}]}))
+    assert len(file_sets(tmp_path / "c.json")[0].rows) == 4
+    (tmp_path / "w.json").write_text(json.dumps({"dataset_type": "wds", "datasets": [{"id": "x", "path": str(folder)}]}))
+    with pytest.raises(DataError, match=r"w\.json: is a dataset of type 'wds'; only files of audio_dir and audio_crops can be looked at"):
+        file_sets(tmp_path / "w.json")
 
 
 def test_what_cannot_be_looked_at_is_refused(tmp_path):

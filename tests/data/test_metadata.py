@@ -42,6 +42,16 @@ def test_a_table_elsewhere_replaces_captions_csv(folder):
     assert captions_of(folder, table=folder / "other.csv") == {"prompt": "there"}
 
 
+def test_accents_are_those_of_any_system(folder):
+    """A table from Windows or Linux, files from a Mac."""
+    apart, together = "caf" + chr(0x65) + chr(0x301), "caf" + chr(0xE9)
+    (folder / f"{apart}.wav").touch()
+    (folder / "captions.csv").write_text(f"path,caption\n{together}.wav,a bar\n", encoding="utf-8")
+    captions = Captions(folder)
+    assert captions(folder / f"{apart}.wav") == {"prompt": "a bar"} and captions.source(f"{apart}.wav")[0] == "captions.csv"
+    assert captions.select([f"{apart}.wav"]) == [f"{apart}.wav"] and captions.select_listed([(f"{apart}.wav", False)]) == [f"{apart}.wav"]
+
+
 def test_later_sources_win_key_by_key(folder):
     def sources():
         return captions_of(folder, caption="fixed")
@@ -203,6 +213,13 @@ def test_a_broken_sidecar_is_found_before_any_item_is_read(folder):
     (folder / "drums/kick.json").write_text("{")
     with pytest.raises(DataError, match=r"kick\.json:1:2  not valid JSON"):
         Captions(folder).select([KICK])
+
+
+def test_rows_about_files_that_a_list_leaves_out_are_not_odd(folder, caplog):
+    (folder / "other.wav").touch()
+    (folder / "captions.csv").write_text("path,caption\nother.wav,x\ndrums/kick.wav,x\n")
+    assert Captions(folder).select(["other.wav"]) == ["other.wav"]
+    assert "ignored" not in caplog.text
 
 
 def test_rows_about_absent_files_are_counted_and_named(folder, caplog):

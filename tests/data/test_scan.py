@@ -145,7 +145,27 @@ def test_progress_counts_files_bytes_and_time(folder):
     assert told[-1].num_bytes == sum(path.stat().st_size for path in folder.glob("*.wav"))
 
 
+def test_what_cannot_be_written_is_said_before_anything_is_read(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(scanning, "read_row", lambda root, name: pytest.fail("was read"))
+    with pytest.raises(DataError, match=rf"{tmp_path}: is a folder; name a file in it, such as {tmp_path}/manifest\.parquet"):
+        scan(folder, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        DataError, match=r'file/m\.parquet: cannot be written: .*; write it elsewhere with --output, and name it as "manifest"'
+    ):
+        scan(folder, tmp_path / "file" / "m.parquet")
+
+
+def test_the_folder_of_a_manifest_is_made(folder, tmp_path):
+    assert scan(folder, tmp_path / "new" / "deep" / "m.parquet").manifest.is_file()
+
+
 def test_a_folder_without_audio_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.mid", "b.MID", "c.zip", "d"):
+        (tmp_path / "in" / name).touch()
+    with pytest.raises(DataError, match=r"in: holds no audio files, but 4 other files \(\.mid, \.zip, without suffix\)$"):
+        scan(tmp_path / "in")
     with pytest.raises(DataError, match=rf"{tmp_path}: holds no audio files"):
         scan(tmp_path)
 

@@ -61,7 +61,7 @@ def test_files_that_cannot_be_decoded_are_in_no_set():
     [
         ({"train": 0.9, "val": 0.2}, by_file, r"shares must be above 0 and sum to 1, got train 0\.9, val 0\.2"),
         ({"train": 1.1, "val": -0.1}, by_file, r"shares must be above 0 and sum to 1, got train 1\.1, val -0\.1"),
-        ({"train": 0.5, "val": 0.5}, by_regex("wav"), r"1 groups of files cannot be divided into 2 sets \(train, val\)"),
+        ({"train": 0.5, "val": 0.5}, by_regex("wav"), r"1 group of files cannot be divided into 2 sets \(train, val\)"),
         ({"train": 0.99, "val": 0.01}, by_folder, r"nothing is left for val: 7 groups of 200 files are too coarse for these shares"),
         ({"train": 0.5, "val": 0.5}, by_regex("take"), r"\d/\d+\.wav: 'take' finds nothing in it, so it belongs to no group"),
         (

@@ -296,6 +296,11 @@ def test_an_output_path_that_is_a_file_or_holds_something_else(encode, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"^--output-path .*file: is a file; give a folder$"):
         encode("file")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    with pytest.raises(DataError, match=r"mine: holds README\.md but no card\.json; give an empty folder as --output-path$"):
+        encode("mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
     (tmp_path / "old" / "0").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"old: holds folders \(0\) but no card\.json; give an empty folder as --output-path$"):
+    with pytest.raises(DataError, match=r"old: holds 0 but no card\.json; give an empty folder as --output-path$"):
         encode("old")

@@ -20,7 +20,7 @@ from stable_audio_tools.data.shards.listing import index_shards, list_shards, re
 from stable_audio_tools.data.shards.reader import Shard, ShardReader
 from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.data.shards.tars import Member, Sample
-from stable_audio_tools.errors import AudioError, DataError
+from stable_audio_tools.errors import AudioError, DataError, counted
 
 logger = logging.getLogger(__name__)
 _COLUMNS = 3  # content, json, txt: what is used of a sample
@@ -136,10 +136,11 @@ class ShardFiles(SaidLengths):
         for number, source in enumerate(sources):
             shards, counts = list_shards(source.url, source.storage)
             for shard, index in zip(shards, index_shards(shards), strict=True):
-                stated = counts.get(shard.url, len(index.samples))
-                broken = index.broken or (f"{len(index.samples)} samples, but its manifest says {stated}" * (stated != len(index.samples)))
+                held = len(index.samples)
+                stated = counts.get(shard.url, held)
+                broken = index.broken or (f"{counted(held, 'sample')}, but its manifest says {stated}" if stated != held else "")
                 if broken:
-                    self._lose(f"{shard.url}: {broken}", len(index.samples), keep_broken)
+                    self._lose(f"{shard.url}: {broken}", held, keep_broken)
                 for sample in index.samples:
                     if not self._add(sample, extensions, places, exts):
                         without.append(f"{shard.url}#{sample.key}")
@@ -155,10 +156,11 @@ class ShardFiles(SaidLengths):
         self._say(without, extensions)
 
     def _lose(self, what: str, count: int, keep: bool) -> None:
+        whole = counted(count, "whole sample")
         if not keep:
-            raise DataError(f'{what}; download or pack it again, or write "broken_shards": "keep" to use the {count} whole samples in it')
+            raise DataError(f'{what}; download or pack it again, or write "broken_shards": "keep" to use the {whole} in it')
         self.lost.append(what)
-        logger.warning("%s; its %d whole samples are used, what followed them is lost", what, count)
+        logger.warning("%s; used: %s; what followed is lost", what, whole)
 
     def _add(self, sample: Sample, extensions: frozenset[str], places: array[int], exts: array[int]) -> bool:
         chosen: list[Member | None] = [None] * _COLUMNS
@@ -182,12 +184,13 @@ class ShardFiles(SaidLengths):
         kind = "latents (.npy or .safetensors)" if ".npy" in extensions else "audio"
         if not len(self):
             where = ", ".join(source.url for source in self.sources)
-            hint = f"; {len(without)} samples hold none, first {without[0]}" if without else ""
-            raise DataError(f'{where}: no samples with {kind} in {len(self.shards)} shards{hint}; is "pre_encoded" set as it should be?')
+            hint = f", but {counted(len(without), 'other sample')}, first {without[0]}" if without else ""
+            shards = counted(len(self.shards), "shard")
+            raise DataError(f'{where}: no samples with {kind} in {shards}{hint}; is "pre_encoded" set as it should be?')
         if without:
-            self.lost.append(f"{len(without)} samples hold no {kind}, first {without[0]}")
-            logger.warning("left out %d samples that hold no %s, first %s", len(without), kind, without[0])
-        logger.info("found %d samples in %d shards", len(self), len(self.shards))
+            self.lost.append(f"{counted(len(without), 'sample')} without {kind}, first {without[0]}")
+            logger.warning("left out %s", self.lost[-1])
+        logger.info("found %s in %s", counted(len(self), "sample"), counted(len(self.shards), "shard"))
 
     def __len__(self) -> int:
         return int(self.starts[-1])

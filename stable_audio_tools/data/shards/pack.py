@@ -12,12 +12,16 @@ import re
 import shutil
 import tarfile
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from stable_audio_tools.data.files import refuse_no_folder
+from stable_audio_tools.data.progress import Progress
 from stable_audio_tools.data.shards.listing import MANIFEST, manifest_text
 from stable_audio_tools.data.shards.sources import AudioSource, Content, LatentSource
 from stable_audio_tools.data.shards.storage import Storage
@@ -55,6 +59,7 @@ class PackOptions:
         caption: Caption of files that have no other.
         captions_file: A CSV table ``path,caption``.
         custom_metadata_module: A Python file with ``get_custom_metadata(info, audio)``, called with the whole audio of each file.
+        filelist_path: A list of the files to pack, relative to the folder; None is ``filelist.txt`` in it, or all files.
         storage_options: For fsspec, to open ``out``.
     """
 
@@ -65,6 +70,7 @@ class PackOptions:
     caption: str | None = None
     captions_file: Path | None = None
     custom_metadata_module: Path | None = None
+    filelist_path: Path | None = None
     storage_options: Mapping[str, Any] | None = None
 
 
@@ -87,7 +93,7 @@ class _Shard(NamedTuple):
 
 
 def pack(
-    folder: Path, out: str, options: PackOptions | None = None, *, on_progress: Callable[[int, int], None] | None = None
+    folder: Path, out: str, options: PackOptions | None = None, *, on_progress: Callable[[Progress], None] | None = None
 ) -> PackResult:
     """Write shards of a folder. A run that was interrupted goes on where it was: finished shards stay, and nothing is half-written.
 
@@ -95,10 +101,10 @@ def pack(
         folder: A folder of audio files, or one that ``sat pre-encode`` wrote.
         out: A folder, or a URL of one.
         options: How to pack.
-        on_progress: Told how many shards of how many are done.
+        on_progress: Called after every file, by one thread at a time.
 
     Raises:
-        DataError: If there is nothing to pack, or ``out`` holds something else.
+        DataError: If there is nothing to pack, no file can be used, or ``out`` holds something else.
         MissingExtraError: If the package for such URLs is not installed.
     """
     options = options or PackOptions()
@@ -112,33 +118,34 @@ def pack(
     if done:
         logger.info("%s: %d of %d shards are there already", out, len(done), len(shards))
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=root if storage.is_local else None) as scratch:
+        counter = _Counter(shards, done, on_progress)
 
         def write(shard: _Shard) -> dict[str, Any]:
-            return done.get(shard.name) or _write(shard, source, storage, root, Path(scratch))
+            return done.get(shard.name) or _write(shard, source, storage, root, counter, Path(scratch))
 
-        entries: list[dict[str, Any]] = []
         with ThreadPoolExecutor(options.num_jobs) as writers:
-            for entry in writers.map(write, shards):
-                entries.append(entry)
-                if on_progress is not None:
-                    on_progress(len(entries), len(shards))
+            entries = list(writers.map(write, shards))
+        num_samples = sum(entry["nsamples"] for entry in entries)
+        if not num_samples:
+            raise DataError(f"{folder}: none of its {len(source.paths)} files can be used, as the messages above say; nothing is packed")
         for name, file in source.extras().items():
             copy = Path(scratch) / "copy"
             shutil.copyfile(file, copy)
             storage.put(str(copy), f"{root}/{name}")
     storage.write(f"{root}/{MANIFEST}", manifest_text(entries, fingerprint=fingerprint).encode())
-    num_samples = sum(entry["nsamples"] for entry in entries)
     left_out = sum(len(shard.files) for shard in shards) - num_samples
     return PackResult(len(entries), num_samples, sum(entry["filesize"] for entry in entries), num_kept, left_out)
 
 
 def _source(folder: Path, options: PackOptions) -> PackSource:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
+    refuse_no_folder(folder, "expected a folder of audio files, or of latents")
     if not LatentSource.is_one(folder):
-        return AudioSource(folder, options.caption, options.captions_file, options.custom_metadata_module)
-    if options.caption or options.captions_file or options.custom_metadata_module:
-        raise DataError(f"{folder}: holds pre-encoded latents, whose metadata is in their .json files; captions are for folders of audio")
+        return AudioSource(folder, options.caption, options.captions_file, options.custom_metadata_module, options.filelist_path)
+    if options.caption or options.captions_file or options.custom_metadata_module or options.filelist_path:
+        raise DataError(
+            f"{folder}: holds pre-encoded latents, whose metadata is in their .json files; captions, metadata modules and lists of files "
+            "are for folders of audio"
+        )
     return LatentSource(folder)
 
 
@@ -149,7 +156,7 @@ def _plan(source: PackSource, options: PackOptions) -> list[_Shard]:
     groups: list[list[tuple[str, Path]]] = [[]]
     held, keys = 0, set[str]()
     for path in paths:
-        size = path.stat().st_size
+        size = _state(path)[0]
         is_full = held + size > options.shard_bytes or len(groups[-1]) == options.shard_samples
         if groups[-1] and is_full:
             groups.append([])
@@ -177,14 +184,47 @@ def _fingerprint(source: PackSource, options: PackOptions) -> str:
     for table in (options.captions_file, options.custom_metadata_module):
         digest.update(table.read_bytes() if table is not None else b"-")
     for path in sorted(source.paths):
-        state = path.stat()
-        digest.update(f"{path.relative_to(source.folder).as_posix()} {state.st_size} {state.st_mtime_ns}\n".encode())
+        size, time_ns = _state(path)
+        digest.update(f"{path.relative_to(source.folder).as_posix()} {size} {time_ns}\n".encode())
     return digest.hexdigest()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file; zeros if it is not there, as where a link or a list names it: it is left out when its turn comes."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+class _Counter:
+    """Counts the files that several threads pack."""
+
+    def __init__(self, shards: Sequence[_Shard], done: Mapping[str, Any], on_progress: Callable[[Progress], None] | None) -> None:
+        self._num_files = sum(len(shard.files) for shard in shards)
+        self._num_kept = sum(len(shard.files) for shard in shards if shard.name in done)
+        self._num_read = self._num_bytes = 0
+        self._started = time.monotonic()
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+
+    def add(self, path: Path) -> None:
+        """One more."""
+        if self._on_progress is None:
+            return
+        with self._lock:
+            self._num_read += 1
+            self._num_bytes += _state(path)[0]
+            num_done, seconds = self._num_kept + self._num_read, time.monotonic() - self._started
+            self._on_progress(Progress(num_done, self._num_files, self._num_read, self._num_bytes, seconds))
 
 
 def _begin(storage: Storage, root: str, fingerprint: str, num_shards: int) -> dict[str, dict[str, Any]]:
     """The shards that are there already, if they are of the same files; else make sure that there are none."""
     if storage.is_local:
+        if os.path.isfile(root):
+            raise DataError(f"{root}: is a file; give a folder for the shards")
         os.makedirs(root, exist_ok=True)
         for scratch in Path(root).glob(".packing-*"):  # of a run that was killed
             shutil.rmtree(scratch, ignore_errors=True)
@@ -218,11 +258,12 @@ def _entry(name: str, num_samples: int, size: int) -> dict[str, Any]:
     return {"url": name, "nsamples": num_samples, "filesize": size}
 
 
-def _write(shard: _Shard, source: PackSource, storage: Storage, root: str, scratch: Path) -> dict[str, Any]:
+def _write(shard: _Shard, source: PackSource, storage: Storage, root: str, counter: _Counter, scratch: Path) -> dict[str, Any]:
     file = scratch / shard.name
     lengths: list[str] = []
     with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
         for key, path in shard.files:
+            counter.add(path)
             try:
                 content = source.content(path)
             except AudioError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_audio_tools.audio import load, probe
-from stable_audio_tools.data.files import find_audio_files, find_audio_names
+from stable_audio_tools.data.files import filelist_of, find_audio_files, find_audio_names, read_filelist
 from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, decode_latents, decode_object, real_frames
 from stable_audio_tools.data.latent_store import find_latents
 from stable_audio_tools.data.metadata import Captions, MetadataModule
@@ -36,15 +36,25 @@ class AudioSource:
         caption: Caption of files that have no other.
         captions_file: A CSV table ``path,caption``.
         module: A Python file with ``get_custom_metadata(info, audio)``.
+        filelist: A list of the files to use, relative to the folder; None is ``filelist.txt`` in it, or all files.
 
     Raises:
         DataError: If there are no audio files, or a file beside them is wrong.
     """
 
-    def __init__(self, folder: Path, caption: str | None = None, captions_file: Path | None = None, module: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        caption: str | None = None,
+        captions_file: Path | None = None,
+        module: Path | None = None,
+        filelist: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.captions = Captions(folder, table=captions_file, caption=caption)
-        self.paths: Sequence[Path] = [folder / name for name in self.captions.select(find_audio_names(folder))]
+        listed = filelist_of(folder, filelist)
+        names = find_audio_names(folder) if listed is None else read_filelist(listed)
+        self.paths: Sequence[Path] = [folder / name for name in self.captions.select(names)]
         if not self.paths:
             raise DataError(f"{folder}: holds no audio files and no latents, so there is nothing to pack")
         self.module = MetadataModule(module) if module is not None else None

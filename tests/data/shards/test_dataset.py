@@ -215,9 +215,9 @@ def test_keys_of_latents_that_audio_has_no_use_for_are_said(shards, caplog):
 
 
 def test_audio_and_latents_are_not_confused(latents, shards):
-    with pytest.raises(DataError, match=r'no samples with audio in 1 shards; 5 samples hold none, first .*0.tar#0; is "pre_encoded" set'):
+    with pytest.raises(DataError, match=r'no samples with audio in 1 shard, but 5 other samples, first .*0.tar#0; is "pre_encoded" set'):
         loader_of(latents)
-    with pytest.raises(DataError, match=r"no samples with latents \(.npy or .safetensors\) in 3 shards; 10 samples hold none"):
+    with pytest.raises(DataError, match=r"no samples with latents \(.npy or .safetensors\) in 3 shards, but 10 other samples"):
         loader_of(shards, pre_encoded=True)
 
 
@@ -349,7 +349,7 @@ def test_samples_that_cannot_be_read_are_counted_and_named_once(tmp_path, write_
     for _ in range(3):
         assert {info["__key__"] for _, info in items(loader)} <= set("01234567")
     assert loader.dataset.num_unreadable == 4
-    for part in ("3 of 11 files unreadable (", "0.tar#8.wav", "1 samples hold no audio, first ", "0.tar#b"):
+    for part in ("3 of 11 files unreadable (", "0.tar#8.wav", "1 sample without audio, first ", "0.tar#b"):
         assert part in loader.dataset.summary(), part
     skipped = [message for message in caplog.messages if message.startswith("skipped: ")]
     assert len(skipped) == 3
@@ -367,7 +367,7 @@ def test_a_shard_that_is_cut_off_is_an_error_or_a_counted_loss(shards, caplog):
     loader = loader_of(shards, broken_shards="keep")
     assert sorted(numbers(loader)) == list(range(7))
     assert "2.tar: cut off in a/007.wav" in loader.dataset.summary() and loader.dataset.num_unreadable == 1
-    assert "its 2 whole samples are used, what followed them is lost" in caplog.text
+    assert "used: 2 whole samples; what followed is lost" in caplog.text
 
 
 def test_a_shard_with_fewer_samples_than_its_manifest_says_is_broken(shards):

@@ -167,7 +167,43 @@ def test_latents_are_packed_with_what_belongs_to_all_of_them(tmp_path):
         pack(tmp_path / "latents", str(tmp_path / "other"))
 
 
+def test_only_the_files_of_a_list_are_packed(folder, tmp_path):
+    (tmp_path / "val.txt").write_text("03.wav\ndeep.er/a b.v2.wav\ngone.wav\n")
+    result = pack(folder, str(tmp_path / "out"), PackOptions(filelist_path=tmp_path / "val.txt"))
+    assert (result.num_samples, result.num_left_out) == (2, 1)
+    assert set(samples(tmp_path / "out")) == {"03.wav", "deep.er/a b.v2.wav"}
+    (folder / "filelist.txt").write_text("04.wav\n")
+    pack(folder, str(tmp_path / "other"))
+    assert set(samples(tmp_path / "other")) == {"04.wav"}, "as a dataset of the folder has it"
+
+
+def test_progress_counts_files_and_bytes(folder, tmp_path):
+    told = []
+    pack(folder, str(tmp_path / "out"), SMALL, on_progress=told.append)
+    assert [progress.num_done for progress in told] == list(range(1, 13)) and all(progress.num_files == 12 for progress in told)
+    assert told[-1].num_bytes == sum(path.stat().st_size for path in folder.rglob("*.wav"))
+    told.clear()
+    pack(folder, str(tmp_path / "out"), SMALL, on_progress=told.append)
+    assert not told, "nothing is left to do"
+
+
+def test_a_link_to_nowhere_is_left_out(folder, tmp_path, caplog):
+    (folder / "link.wav").symlink_to(folder / "nowhere.wav")
+    assert pack(folder, str(tmp_path / "out"), SMALL).num_left_out == 1 and "link.wav" in caplog.text
+
+
+def test_if_nothing_can_be_used_that_is_an_error(tmp_path, shared):
+    (tmp_path / "bad").mkdir()
+    for name in ("derived/html_error_page.mp3", "mutagen/emptyfile.mp3"):
+        shutil.copy(shared / "data/bad-audio" / name, tmp_path / "bad")
+    with pytest.raises(DataError, match=r"bad: none of its 2 files can be used, as the messages above say; nothing is packed"):
+        pack(tmp_path / "bad", str(tmp_path / "out"))
+
+
 def test_nothing_to_pack_is_an_error(tmp_path):
+    (tmp_path / "x.wav").touch()
+    with pytest.raises(DataError, match=r"x\.wav: is a file, not a folder; expected a folder of audio files, or of latents"):
+        pack(tmp_path / "x.wav", str(tmp_path / "out"))
     with pytest.raises(DataError, match=r"absent: no such folder"):
         pack(tmp_path / "absent", str(tmp_path / "out"))
     (tmp_path / "empty").mkdir()
