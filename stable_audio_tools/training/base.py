@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.training.ema import EMA
+from stable_audio_tools.training.losses.modules import LossModule
 from stable_audio_tools.training.optims.schedule_free import averaged_iterates, start_training
 from stable_audio_tools.training.parameters import frozen_parts
 from stable_audio_tools.training.randomness import isolated_randomness, random_state, restore_random_state, seed_streams
@@ -58,6 +59,9 @@ class TrainingWrapper(pl.LightningModule):
         """Put what is frozen into eval mode, also in an adversary."""
         for module in (*self.frozen_modules(), *frozen_parts(self)):
             module.eval()
+        for module in self.modules():
+            if isinstance(module, LossModule):  # its weight decays in training, also if all that is in it are fixed filters
+                module.training = self.training
 
     @property
     def has_idle_parameters(self) -> bool:
