@@ -144,6 +144,24 @@ class TrainingWrapper(pl.LightningModule):
         self._validation.close()
 
 
+class RunningMeans:
+    """Means of logged numbers over several batches. What is on a device stays there until they are complete."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._count = 0
+
+    def add(self, logs: Mapping[str, Any], every: int) -> dict[str, Any] | None:
+        """Take the numbers of one batch; the means of the last ``every`` batches when there are so many, else None."""
+        self._sums = {key: self._sums.get(key, 0.0) + value for key, value in logs.items()}
+        self._count += 1
+        if self._count < every:
+            return None
+        means = {key: value / self._count for key, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
 def of_every_process(state: Any) -> list[Any]:
     """States (plain data) of all processes of a run, by rank. To be called by all of them."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -179,4 +197,4 @@ def padding_mask_of(metadata: Sequence[Mapping[str, Any]], length: int, device: 
     return F.interpolate(stacked.view(len(masks), 1, -1), size=length, mode="nearest")[:, 0].bool()
 
 
-__all__ = ["WRAPPERS", "Batch", "TrainingWrapper", "padding_mask_of", "unbatch"]
+__all__ = ["WRAPPERS", "Batch", "RunningMeans", "TrainingWrapper", "padding_mask_of", "unbatch"]

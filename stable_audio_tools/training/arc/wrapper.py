@@ -54,6 +54,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
         if training.arc is None:
             raise ConfigError("training.arc: required for adversarial post-training, and missing")
         self.arc = arc = training.arc
+        self.log_every_n_steps = training.log_every_n_steps
         self.objective = objective(model.diffusion_objective)
         self.add_timesteps("generator_times", arc.noise_dist.generator)
         self.add_timesteps("discriminator_times", arc.noise_dist.discriminator)
