@@ -110,8 +110,15 @@ class TrainingWrapper(pl.LightningModule):
         """Add the random state of every process, so that a resumed run draws what the uninterrupted one would have drawn."""
         checkpoint["random_state"] = of_every_process(random_state())
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Remember the random state until the first batch: what happens before it draws numbers too."""
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the random state until the first batch: what happens before it draws numbers too.
+
+        A checkpoint of another program becomes one of ours, as far as it goes.
+        """
+        if "random_state" not in checkpoint and self._trainer is not None:
+            from stable_audio_tools.training.foreign import adapt_in_place  # which imports this module
+
+            adapt_in_place(checkpoint, self)
         self._random_state = of_this_process(checkpoint.get("random_state"))
 
     def on_train_start(self) -> None:

@@ -67,7 +67,25 @@ def adapt(checkpoint: Checkpoint, wrapper: TrainingWrapper, data: Any) -> dict[s
         "optimizer_states": [player.optimizer for player in players],
         "lr_schedulers": [player.schedule for player in players if player.schedule is not None],
         **{key: checkpoint.extra[key] for key in LOSS_SCALES if key in checkpoint.extra},
+        OURS: None,
     }
+
+
+def adapt_in_place(content: dict[str, Any], wrapper: TrainingWrapper) -> None:
+    """`adapt` for what a trainer has just read, as trainers of other scripts do.
+
+    Args:
+        content: Of the file; becomes what one of ours would hold. Left alone if it does not describe a run.
+        wrapper: What goes on with it, in its trainer.
+
+    Raises:
+        CheckpointError: If the model's weights do not fit.
+    """
+    if "loops" not in content:
+        return
+    extra = {key: value for key, value in content.items() if key != "state_dict"}
+    path = str(wrapper.trainer.ckpt_path or "checkpoint")
+    content.update(adapt(Checkpoint(path, "wrapped", content["state_dict"], extra), wrapper, content.get("model_config")))
 
 
 # ---- weights -----------------------------------------------------------------------------------------------------------------------------

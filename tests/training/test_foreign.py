@@ -16,6 +16,8 @@ from stable_audio_tools.checkpoint import assign_weights, load_ckpt_state_dict, 
 from stable_audio_tools.cli.main import app
 from stable_audio_tools.errors import CheckpointError
 from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training import create_training_wrapper_from_config
+from stable_audio_tools.training.randomness import isolated_randomness
 from tests.training.published import SCHEDULE, Run, draw_as_in
 
 BEFORE, AFTER = 5, 4
@@ -161,6 +163,22 @@ def test_optimizers_that_know_only_what_is_trained_go_on_too(train_briefly, stop
     path = run.save(tmp_path / "epoch=3-step=5.ckpt", twice=False, leaves_out_frozen=True)
     run.train(AFTER)
     _, repeat = go_on(train_briefly, model_config, path, sounds)
+    for name, state in run.remembered().items():
+        assert_same(repeat.remembered[name], state)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.parametrize("kind", ["adversary", "diffusion_uncond"])
+def test_a_plain_trainer_goes_on_too(stopped, kind):
+    model_config, run, path = stopped(kind)
+    repeat = Repeat()
+    with isolated_randomness(1):
+        wrapper = create_training_wrapper_from_config(model_config, create_model_from_config(model_config))
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = pl.Trainer(accelerator="cpu", max_steps=BEFORE + AFTER, callbacks=[repeat], **quiet)
+        trainer.fit(wrapper, torch.utils.data.DataLoader([run.batch], batch_size=None), ckpt_path=path)
+    assert (repeat.began_at, trainer.global_step) == (BEFORE, BEFORE + AFTER)
+    assert_same(wrapper.model.state_dict(), run.model.state_dict())
     for name, state in run.remembered().items():
         assert_same(repeat.remembered[name], state)
 

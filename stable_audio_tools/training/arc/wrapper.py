@@ -108,7 +108,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
             state = self._trajectories.state_dict() if self._trajectories is not None else None
             checkpoint["arc_trajectories"] = of_every_process(state)
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._stored = of_this_process(checkpoint.get("arc_trajectories"))
 

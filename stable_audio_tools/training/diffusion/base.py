@@ -159,7 +159,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
         for attribute in self._timesteps:
             checkpoint[attribute] = of_every_process(getattr(self, attribute).state_dict())
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         for attribute in self._timesteps:
             getattr(self, attribute).load_state_dict(of_this_process(checkpoint.get(attribute)) or {})
