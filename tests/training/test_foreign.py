@@ -12,9 +12,16 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from stable_audio_tools.checkpoint import assign_weights, load_ckpt_state_dict, load_model_weights, read_checkpoint, unwrap_state_dict
+from stable_audio_tools.checkpoint import (
+    assign_weights,
+    load_ckpt_state_dict,
+    load_model_weights,
+    read_checkpoint,
+    save_model_weights,
+    unwrap_state_dict,
+)
 from stable_audio_tools.cli.main import app
-from stable_audio_tools.errors import CheckpointError
+from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.randomness import isolated_randomness
@@ -214,6 +221,26 @@ def test_both_weights_can_be_exported_and_loaded(stopped, tmp_path, kind, monkey
     model = create_model_from_config(model_config)
     assign_weights(model, read_checkpoint(path))
     assert_same(model.state_dict(), averaged)
+
+
+def test_a_model_can_be_exported_with_another_autoencoder(stopped, tiny_autoencoder, tiny_uncond, tmp_path):
+    model_config, _, path = stopped("diffusion_cond")
+    torch.manual_seed(3)
+    autoencoder = create_model_from_config(tiny_autoencoder()).state_dict()
+    save_model_weights(autoencoder, tmp_path / "vae.safetensors")
+    (tmp_path / "model.json").write_text(json.dumps(model_config))
+    command = ["unwrap", "--model-config", str(tmp_path / "model.json"), "--ckpt-path", str(path), "--name", str(tmp_path / "made")]
+    ran = CliRunner().invoke(app, [*command, "--pretransform-ckpt-path", str(tmp_path / "vae.safetensors")], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    made, plain = load_ckpt_state_dict(tmp_path / "made.ckpt"), unwrap_state_dict(load_ckpt_state_dict(path))
+    replaced = {f"pretransform.model.{key}": value for key, value in autoencoder.items()}
+    assert_same(made, {**plain, **replaced})
+    _, _, other = stopped("diffusion_uncond")
+    (tmp_path / "model.json").write_text(json.dumps(tiny_uncond()))
+    with pytest.raises(ConfigError, match="--pretransform-ckpt-path needs a model with an 'autoencoder' pretransform"):
+        CliRunner().invoke(
+            app, [*command[:4], str(other), *command[5:], "--pretransform-ckpt-path", str(tmp_path / "x")], catch_exceptions=False
+        )
 
 
 # ---- what does not fit -------------------------------------------------------------------------------------------------------------------
