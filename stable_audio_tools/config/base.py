@@ -60,6 +60,7 @@ class Component(Strict):
     """``{"type": ..., "config": {...}}``: a part of a family, and what its constructor gets."""
 
     family: ClassVar[str]
+    absent: ClassVar[Mapping[str, str]] = {}  # type that other programs know -> why it is not here
     type: str
     config: dict[str, Any] = {}
 

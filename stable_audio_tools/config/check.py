@@ -207,7 +207,8 @@ def _check_component(block: type[Component], data: Any, location: Location) -> l
             for mistake in _check_nested(trunk_type, config[parameter.name], (*location, "config", parameter.name))
         ]
     except ConfigError as error:
-        return [Mistake((*location, "type"), str(error), "unknown_type")]
+        reason = block.absent.get(name)
+        return [Mistake((*location, "type"), str(error) if reason is None else f"not supported: {name!r}: {reason}", "unknown_type")]
     return [mistake.under(*location, "config") for mistake in found] + nested
 
 

@@ -97,6 +97,10 @@ def test_keys_of_post_training_have_no_effect_without_it(tiny_diffusion):
         ({"discriminator": {"reset_every": 100}}, "discriminator.reset_every"),
         ({"discriminator": {"layer_combine_mode": "stack"}}, "discriminator.layer_combine_mode"),
         ({"discriminator": {"lora": {}}}, "discriminator.lora"),
+        ({"discriminator": {"type": "multi_scale"}}, "discriminator.type"),
+        ({"discriminator": {"type": "transformer"}}, "discriminator.type"),
+        ({"discriminator": {"type": "dilated_conv"}}, "discriminator.type"),
+        ({"noise_dist": {"clap": "uniform"}}, "noise_dist.clap"),
     ],
 )
 def test_keys_of_other_programs_are_refused_with_the_reason(found, options, path):

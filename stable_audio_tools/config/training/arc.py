@@ -27,6 +27,7 @@ class ARCNoise(Strict):
 
     generator: str = "uniform"
     discriminator: str = "uniform"
+    refused = {"clap": "there is no loss of CLAP, which would look at such times"}
 
     def conflicts(self) -> Iterator[Mistake]:
         for key in ("generator", "discriminator"):
@@ -45,6 +46,11 @@ class ARCDiscriminator(Component):
     """The adversary: a diffusion model up to the block ``dit_hidden_layer``, and a head that scores what that block says."""
 
     family: ClassVar[str] = "ARC_HEADS"
+    absent = {
+        "dilated_conv": "there is no such head; convnext sees as far",
+        "transformer": "there is no such head; hidden states come from a transformer already, so conv or convnext will do",
+        "multi_scale": "there is no such head; one of several scales is convnext with other strides",
+    }
     type: str = "convnext"
     dit_hidden_layer: NonNegativeInt
     loss_type: Literal["relativistic"] = "relativistic"

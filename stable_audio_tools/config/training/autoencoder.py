@@ -108,6 +108,10 @@ class DiscriminatorBlock(Component):
     """The adversary."""
 
     family: ClassVar[str] = "DISCRIMINATORS"
+    absent = {
+        "transformer": 'there is no adversary of transformers; encodec with "loss_type": "rpgan" plays the same game on spectra',
+        "hil": "there is no adversary on this filter bank; dac and big_vgan look at bands",
+    }
     weights: DiscriminatorWeights
 
 

@@ -150,6 +150,14 @@ def test_logs_are_means_over_so_many_steps(train_briefly, tiny_autoencoder):
             }.items()
         ),
         ({"losses": {"time": {"weights": {"mmd": 1.0}}}}, "training.loss_configs.time.weights.mmd", "there is no such distance"),
+        *(
+            (
+                {"losses": {"discriminator": {"type": name, "weights": {"adversarial": 1.0, "feature_matching": 1.0}}}},
+                "training.loss_configs.discriminator.type",
+                f"'{name}': there is no adversary",
+            )
+            for name in ("transformer", "hil")
+        ),
         ({"stride_curriculum": [2], "teacher_model": {}}, "training.stride_curriculum", "contradicts teacher_model"),
     ],
 )  # fmt: skip
