@@ -315,6 +315,35 @@ def train_briefly(tmp_path_factory: pytest.TempPathFactory, noises: dict[str, An
     return run
 
 
+@pytest.fixture(scope="session")
+def tiny_clap(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a tiny CLAP and a tokenizer of bytes."""
+    from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-clap")
+    torch.manual_seed(0)
+    text = ClapTextConfig(vocab_size=300, hidden_size=768, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
+    audio = ClapAudioConfig(patch_embeds_hidden_size=8, depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], hidden_size=64)
+    ClapModel(ClapConfig(text_config=text, audio_config=audio)).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer(), bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def byte_tokenizer() -> Any:
+    """Like RoBERTa's, but with a vocabulary of bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer
+
+
 # ---- configs of small networks, for tests of the networks themselves; every call returns a new dictionary ---------------------
 
 

@@ -12,7 +12,6 @@ Five kinds of file are told apart by their contents, not by their names:
 from stable_audio_tools.checkpoint.fitting import LoadReport, compare_state_dict, copy_state_dict
 from stable_audio_tools.checkpoint.kinds import (
     DESCRIPTIONS,
-    FOREIGN,
     WRAPPED_LAYOUTS,
     Checkpoint,
     Kind,
@@ -20,6 +19,7 @@ from stable_audio_tools.checkpoint.kinds import (
     WrappedLayout,
     kind_of,
     refuse_other_model,
+    some,
     unwrap_state_dict,
 )
 from stable_audio_tools.checkpoint.loading import (
@@ -34,9 +34,9 @@ from stable_audio_tools.checkpoint.reading import load_ckpt_state_dict, read_che
 from stable_audio_tools.checkpoint.writing import atomic_path, save_model_weights, weights_hash
 
 __all__ = [
-    "DESCRIPTIONS", "FOREIGN", "WRAPPED_LAYOUTS", "Checkpoint", "Kind", "LoadReport", "StateDict", "WrappedLayout", "assign_weights",
+    "DESCRIPTIONS", "WRAPPED_LAYOUTS", "Checkpoint", "Kind", "LoadReport", "StateDict", "WrappedLayout", "assign_weights",
     "atomic_path",
     "compare_state_dict", "copy_state_dict", "initialise_from", "kind_of", "load_ckpt_state_dict", "load_model_weights",
-    "load_pretransform_weights", "read_checkpoint", "refuse_other_model", "require_fit", "require_wrapped", "save_model_weights",
+    "load_pretransform_weights", "read_checkpoint", "refuse_other_model", "require_fit", "require_wrapped", "save_model_weights", "some",
     "unwrap_state_dict", "weights_hash",
 ]  # fmt: skip

@@ -33,7 +33,6 @@ WANTED_BY: Mapping[Kind, str] = {
 
 
 ADAPTED = re.compile(r"\.(lora|hada|lokr|hira|oft|boft|hra)_")  # in all keys of an adapter
-FOREIGN = re.compile(r"^losses\.losses\.|\.online_model\.")  # what training checkpoints of the original hold besides
 
 
 class WrappedLayout(NamedTuple):

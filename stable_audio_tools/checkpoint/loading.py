@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from stable_audio_tools.checkpoint.fitting import LoadReport, assign_state_dict, compare_state_dict, copy_matching
-from stable_audio_tools.checkpoint.kinds import DESCRIPTIONS, FOREIGN, Checkpoint, kind_of, refuse_other_model, some, unwrap_state_dict
+from stable_audio_tools.checkpoint.kinds import DESCRIPTIONS, Checkpoint, kind_of, refuse_other_model, some, unwrap_state_dict
 from stable_audio_tools.checkpoint.reading import read_checkpoint
 from stable_audio_tools.errors import CheckpointError
 
@@ -136,10 +136,10 @@ def require_fit(wrapper: nn.Module, checkpoint: Checkpoint, *, flag: str = "--ck
     """
     refuse_other_model(checkpoint, wrapper.state_dict())
     report = compare_state_dict(wrapper, checkpoint.state_dict)
-    if report.unexpected and (report.is_complete or any(FOREIGN.search(key) for key in report.unexpected)):
+    if report.unexpected and report.is_complete:
         raise CheckpointError(
-            f"{checkpoint.path}: holds what this run does not keep ({some(report.unexpected)}), as checkpoints of another program or "
-            "config do; that run cannot be resumed here: make a model of it with unwrap_model.py, and start from that "
+            f"{checkpoint.path}: holds what this run does not keep ({some(report.unexpected)}), as checkpoints of another config "
+            "do; that run cannot be resumed here: make a model of it with unwrap_model.py, and start from that "
             "with --pretrained-ckpt-path"
         )
     if not report.is_complete:

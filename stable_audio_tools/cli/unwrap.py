@@ -13,13 +13,23 @@ def unwrap(
     ckpt_path: Annotated[Path, typer.Option(help="Training checkpoint: a file, or the folder that FSDP or DeepSpeed wrote.")],
     name: Annotated[str, typer.Option(help="The new file: a name or path, without suffix.")] = "exported_model",
     use_safetensors: Annotated[bool, typer.Option("--use-safetensors", help="Write .safetensors instead of .ckpt.")] = False,
+    pretransform_ckpt_path: Annotated[
+        Path | None, typer.Option(help="Put this autoencoder (unwrapped) in the place of the model's pretransform.")
+    ] = None,
     online: Annotated[bool, typer.Option("--online", help="Take the weights themselves, not their moving average.")] = False,
 ) -> None:
     """Write the model inside a training checkpoint to a file of its own, with averaged weights where there are some."""
     from stable_audio_tools.config.check import parse_model_config
 
     parse_model_config(model_config)  # mistakes are told before anything heavy is imported
-    from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, refuse_other_model, save_model_weights, unwrap_state_dict
+    from stable_audio_tools.checkpoint import (
+        copy_state_dict,
+        load_pretransform_weights,
+        read_checkpoint,
+        refuse_other_model,
+        save_model_weights,
+        unwrap_state_dict,
+    )
     from stable_audio_tools.errors import CheckpointError, ConfigError
     from stable_audio_tools.models import create_model_from_config_path
 
@@ -46,6 +56,11 @@ def unwrap(
     report = copy_state_dict(model, state_dict)
     if not report.is_complete:
         raise CheckpointError(f"{ckpt_path}: does not fit the model in {model_config}: {report}; was it trained with this config?")
+    if pretransform_ckpt_path is not None:
+        pretransform = getattr(model, "pretransform", None)
+        if pretransform is None or not hasattr(pretransform, "model"):
+            raise ConfigError("--pretransform-ckpt-path needs a model with an 'autoencoder' pretransform")
+        load_pretransform_weights(pretransform, pretransform_ckpt_path)
     save_model_weights(model.state_dict(), target)
     print(f"{target}: {report}")
 

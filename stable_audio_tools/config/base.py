@@ -35,6 +35,7 @@ class Strict(BaseModel):
     """A trunk object: fixed keys, typed, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    refused: ClassVar[Mapping[str, str]] = {}  # key that other programs know -> why it is not taken; of a field, any value but its default
 
     def conflicts(self) -> Iterator[Mistake]:
         """Contradictions between values that are each fine; locations relative to this object."""
@@ -59,6 +60,7 @@ class Component(Strict):
     """``{"type": ..., "config": {...}}``: a part of a family, and what its constructor gets."""
 
     family: ClassVar[str]
+    absent: ClassVar[Mapping[str, str]] = {}  # type that other programs know -> why it is not here
     type: str
     config: dict[str, Any] = {}
 

@@ -18,7 +18,7 @@ from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DATASETS
 from stable_audio_tools.registry import Mistake, unknown_name
-from stable_audio_tools.registry.schema import Location, keys_of, mistakes_of, path_text, without_comments
+from stable_audio_tools.registry.schema import Location, keys_of, mistakes_of, model_at, path_text, without_comments
 
 logger = logging.getLogger(__name__)
 _OF_THE_MODEL: dict[Any, str] = {  # what people write into dataset configs
@@ -196,8 +196,15 @@ def _check_trunk(model: type[Strict], data: Any, location: Location) -> list[Mis
     try:
         model.model_validate(data)
     except ValidationError as error:
-        found = [m.under(*location) for m in mistakes_of(error, data, known=partial(keys_of, model))]
+        found = [_explained(m, model).under(*location) for m in mistakes_of(error, data, known=partial(keys_of, model))]
     return found + _check_nested(model, data, location)
+
+
+def _explained(mistake: Mistake, model: type[Strict]) -> Mistake:
+    """A mistake in a trunk object, with the reason if it is a key that other programs know."""
+    owner = model_at(model, mistake.location[:-1]) if mistake.kind == "unknown_key" else None
+    reason = owner.refused.get(str(mistake.location[-1])) if owner is not None and issubclass(owner, Strict) else None
+    return mistake if reason is None else mistake._replace(message=f"not supported: {reason}")
 
 
 def _check_nested(model: type[Strict], data: Any, location: Location) -> list[Mistake]:
@@ -210,9 +217,18 @@ def _check_nested(model: type[Strict], data: Any, location: Location) -> list[Mi
     parsed = _parsed(model, data)
     if parsed is not None:
         found += [mistake.under(*location) for mistake in parsed.conflicts()]
+        found += [Mistake((*location, key), f"not supported: {parsed.refused[key]}") for key in _refused_values(parsed)]
     for child, value, child_location in _children(model, data, location):
         found += _check_nested(child, value, child_location)
     return found
+
+
+def _refused_values(parsed: Strict) -> Iterator[str]:
+    """Keys that are taken only with the value that changes nothing, and have another one."""
+    for key in parsed.refused:
+        field = type(parsed).model_fields.get(key)
+        if field is not None and getattr(parsed, key) != field.default:
+            yield key
 
 
 def _check_component(block: type[Component], data: Any, location: Location) -> list[Mistake]:
@@ -233,7 +249,8 @@ def _check_component(block: type[Component], data: Any, location: Location) -> l
             for mistake in _check_nested(trunk_type, config[parameter.name], (*location, "config", parameter.name))
         ]
     except ConfigError as error:
-        return [Mistake((*location, "type"), str(error), "unknown_type")]
+        reason = block.absent.get(name)
+        return [Mistake((*location, "type"), str(error) if reason is None else f"not supported: {name!r}: {reason}", "unknown_type")]
     return [mistake.under(*location, "config") for mistake in found] + nested
 
 

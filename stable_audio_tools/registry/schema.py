@@ -260,14 +260,20 @@ def mistakes_of(error: ValidationError, data: Any, *, known: Any) -> list[Mistak
 
 def keys_of(annotation: Any, location: Location) -> list[str]:
     """The keys of the object at ``location`` below a value of this type, as far as pydantic models describe it."""
+    model = model_at(annotation, location)
+    return [] if model is None else list(model.model_fields)
+
+
+def model_at(annotation: Any, location: Location) -> type[BaseModel] | None:
+    """The pydantic model that describes the object at ``location`` below a value of this type; None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         fields = annotation.model_fields
         if not location:
-            return list(fields)
-        return keys_of(fields[location[0]].annotation, location[1:]) if location[0] in fields else []
+            return annotation
+        return model_at(fields[str(location[0])].annotation, location[1:]) if location[0] in fields else None
     inside = location[1:] if location and isinstance(location[0], int) and typing.get_origin(annotation) is not None else location
-    nothing: list[str] = []
-    return next((keys for branch in typing.get_args(annotation) if (keys := keys_of(branch, inside))), nothing)
+    found = (model_at(branch, inside) for branch in typing.get_args(annotation))
+    return next((model for model in found if model is not None), None)
 
 
 def _existing(location: tuple[int | str, ...], data: Any, *, missing_last: bool) -> Location:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.training.ema import EMA
+from stable_audio_tools.training.losses.modules import LossModule
 from stable_audio_tools.training.optims.schedule_free import averaged_iterates, start_training
 from stable_audio_tools.training.parameters import frozen_parts
 from stable_audio_tools.training.randomness import isolated_randomness, random_state, restore_random_state, seed_streams
@@ -58,6 +59,9 @@ class TrainingWrapper(pl.LightningModule):
         """Put what is frozen into eval mode, also in an adversary."""
         for module in (*self.frozen_modules(), *frozen_parts(self)):
             module.eval()
+        for module in self.modules():
+            if isinstance(module, LossModule):  # its weight decays in training, also if all that is in it are fixed filters
+                module.training = self.training
 
     @property
     def has_idle_parameters(self) -> bool:
@@ -106,8 +110,15 @@ class TrainingWrapper(pl.LightningModule):
         """Add the random state of every process, so that a resumed run draws what the uninterrupted one would have drawn."""
         checkpoint["random_state"] = of_every_process(random_state())
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Remember the random state until the first batch: what happens before it draws numbers too."""
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the random state until the first batch: what happens before it draws numbers too.
+
+        A checkpoint of another program becomes one of ours, as far as it goes.
+        """
+        if "random_state" not in checkpoint and self._trainer is not None:
+            from stable_audio_tools.training.foreign import adapt_in_place  # which imports this module
+
+            adapt_in_place(checkpoint, self)
         self._random_state = of_this_process(checkpoint.get("random_state"))
 
     def on_train_start(self) -> None:
@@ -138,6 +149,24 @@ class TrainingWrapper(pl.LightningModule):
     def on_validation_end(self) -> None:
         """Give training its random numbers back."""
         self._validation.close()
+
+
+class RunningMeans:
+    """Means of logged numbers over several batches. What is on a device stays there until they are complete."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._count = 0
+
+    def add(self, logs: Mapping[str, Any], every: int) -> dict[str, Any] | None:
+        """Take the numbers of one batch; the means of the last ``every`` batches when there are so many, else None."""
+        self._sums = {key: self._sums.get(key, 0.0) + value for key, value in logs.items()}
+        self._count += 1
+        if self._count < every:
+            return None
+        means = {key: value / self._count for key, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
 
 
 def of_every_process(state: Any) -> list[Any]:
@@ -175,4 +204,4 @@ def padding_mask_of(metadata: Sequence[Mapping[str, Any]], length: int, device: 
     return F.interpolate(stacked.view(len(masks), 1, -1), size=length, mode="nearest")[:, 0].bool()
 
 
-__all__ = ["WRAPPERS", "Batch", "TrainingWrapper", "padding_mask_of", "unbatch"]
+__all__ = ["WRAPPERS", "Batch", "RunningMeans", "TrainingWrapper", "padding_mask_of", "unbatch"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.base import RunningMeans, TrainingWrapper
 
 Terms = dict[str, Tensor]  # weighted loss terms, by name
 GENERATOR, DISCRIMINATOR = 0, 1  # players, by index of their optimizer
@@ -21,6 +21,7 @@ class AlternatingWrapper(TrainingWrapper):
     Attributes:
         accum_batches: Batches whose gradients make one step; all of them are the same player's.
         gradient_clip_val: Largest norm of a player's gradient; 0 does not clip.
+        log_every_n_steps: Steps of a player whose means are logged at once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,7 +29,9 @@ class AlternatingWrapper(TrainingWrapper):
         self.automatic_optimization = False
         self.accum_batches = 1
         self.gradient_clip_val = 0.0
+        self.log_every_n_steps = 1
         self._window: dict[str, Any] = {}  # means of what is logged over the batches of a step
+        self._means = {GENERATOR: RunningMeans(), DISCRIMINATOR: RunningMeans()}
 
     def play(
         self,
@@ -74,7 +77,9 @@ class AlternatingWrapper(TrainingWrapper):
         if schedulers:
             schedulers[player].step()
         rate = "train/gen_lr" if player == GENERATOR else "train/disc_lr"
-        self.log_dict({**self._window, rate: optimizer.param_groups[0]["lr"]}, prog_bar=False, on_step=True)
+        means = self._means[player].add(self._window, self.log_every_n_steps)
+        if means is not None:
+            self.log_dict({**means, rate: optimizer.param_groups[0]["lr"]}, prog_bar=False, on_step=True)
         self._window = {}
 
     def clipped(self, optimizer: torch.optim.Optimizer) -> float:

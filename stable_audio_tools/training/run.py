@@ -32,12 +32,13 @@ from stable_audio_tools.training.adapters import TrainedAdapter, adapter_source,
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import CheckpointCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
+from stable_audio_tools.training.foreign import adapt, is_foreign
 from stable_audio_tools.training.fsdp import WholeAverage
 from stable_audio_tools.training.inventory import describe
 from stable_audio_tools.training.metrics import create_metrics_callback_from_config
 from stable_audio_tools.training.options import Config, TrainOptions
 from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, disk_line
-from stable_audio_tools.training.recovery import adapt, compare_configs, is_foreign, last_good_checkpoint
+from stable_audio_tools.training.recovery import compare_configs, last_good_checkpoint
 from stable_audio_tools.training.trainer import bare_trainer, make_trainer, refuse_impossible
 
 logger = logging.getLogger(__name__)
@@ -130,11 +131,12 @@ def set_up(options: TrainOptions) -> Setup:
     wrapper.guard.policy = options.on_nan
     adapted: dict[Path, dict[str, Any]] = {}
     if checkpoint is not None:
-        if is_foreign(checkpoint):
-            adapted = {Path(checkpoint.path): adapt(checkpoint, wrapper, source.data)}
-        else:
+        is_ours = adapter is not None or not is_foreign(checkpoint)
+        if is_ours:
             require_fit(wrapper, checkpoint) if adapter is None else adapter.require_fit(wrapper, checkpoint)
-            compare_configs(checkpoint, source.data)
+        compare_configs(checkpoint, source.data)
+        if not is_ours:
+            adapted = {Path(checkpoint.path): adapt(checkpoint, wrapper, source.data)}
         if -1 < options.max_steps <= checkpoint.extra.get("global_step", 0):
             step = checkpoint.extra["global_step"]
             logger.warning("%s is at step %d, so --max-steps %d leaves nothing to do", options.ckpt_path, step, options.max_steps)

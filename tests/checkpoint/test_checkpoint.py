@@ -263,7 +263,7 @@ def test_a_tensor_without_a_place_is_no_fit(files, train_briefly, configs):
     checkpoint = read_checkpoint(files["wrapped diffusion"])
     require_fit(wrapper, checkpoint)
     message = message_of(require_fit, wrapper, checkpoint._replace(state_dict={**checkpoint.state_dict, "extra": torch.ones(1)}))
-    assert ": holds what this run does not keep (extra), as checkpoints of another program" in message
+    assert ": holds what this run does not keep (extra), as checkpoints of another config do" in message
 
 
 def test_a_new_run_starts_only_from_a_model_of_its_kind(files, build):

@@ -82,3 +82,39 @@ def test_keys_of_post_training_have_no_effect_without_it(tiny_diffusion):
     mistakes = {path_text(m.location): m.message for m in check_model_config(config)}
     assert mistakes == dict.fromkeys(("training.clip_grad_norm", "training.trim_config"), "warning: has an effect with 'arc' only")
     assert MODEL_CONFIGS["diffusion_cond"].model_validate(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"lora": {"rank": 4}}, "lora"),
+        ({"clap_config": {}}, "clap_config"),
+        ({"clap_loss_type": "audio_cosine_sim"}, "clap_loss_type"),
+        ({"reuse_discriminator_as_teacher": True}, "reuse_discriminator_as_teacher"),
+        ({"discriminator": {"feature_matching_weight": 1.0}}, "discriminator.feature_matching_weight"),
+        ({"discriminator": {"contrastive_beta": 2.0}}, "discriminator.contrastive_beta"),
+        ({"discriminator": {"logit_center_weight": 1.0}}, "discriminator.logit_center_weight"),
+        ({"discriminator": {"reset_every": 100}}, "discriminator.reset_every"),
+        ({"discriminator": {"layer_combine_mode": "stack"}}, "discriminator.layer_combine_mode"),
+        ({"discriminator": {"lora": {}}}, "discriminator.lora"),
+        ({"discriminator": {"type": "multi_scale"}}, "discriminator.type"),
+        ({"discriminator": {"type": "transformer"}}, "discriminator.type"),
+        ({"discriminator": {"type": "dilated_conv"}}, "discriminator.type"),
+        ({"noise_dist": {"clap": "uniform"}}, "noise_dist.clap"),
+    ],
+)
+def test_keys_of_other_programs_are_refused_with_the_reason(found, options, path):
+    arc = {key: value for key, value in options.items() if key != "discriminator"}
+    told = found(arc, options.get("discriminator"))
+    assert told.keys() == {f"{ARC}.{path}"} and all(message.startswith("not supported: ") for message in told.values())
+
+
+def test_their_default_values_are_taken(found):
+    head = {
+        "feature_matching_weight": 0,
+        "contrastive_beta": 1,
+        "logit_center_weight": 0,
+        "reset_every": None,
+        "layer_combine_mode": "concat",
+    }
+    assert found({"ode_warmup": {"sampler": "dpmpp"}}, head) == {}

@@ -19,6 +19,7 @@ class ODEWarmup(Strict):
     refresh_rate: PositiveInt = 1
     sampling_steps: PositiveInt = 20
     cfg: float = 4.0
+    sampler: Literal["dpmpp"] = "dpmpp"
 
 
 class ARCNoise(Strict):
@@ -26,6 +27,7 @@ class ARCNoise(Strict):
 
     generator: str = "uniform"
     discriminator: str = "uniform"
+    refused = {"clap": "there is no loss of CLAP, which would look at such times"}
 
     def conflicts(self) -> Iterator[Mistake]:
         for key in ("generator", "discriminator"):
@@ -44,6 +46,11 @@ class ARCDiscriminator(Component):
     """The adversary: a diffusion model up to the block ``dit_hidden_layer``, and a head that scores what that block says."""
 
     family: ClassVar[str] = "ARC_HEADS"
+    absent = {
+        "dilated_conv": "there is no such head; convnext sees as far",
+        "transformer": "there is no such head; hidden states come from a transformer already, so conv or convnext will do",
+        "multi_scale": "there is no such head; one of several scales is convnext with other strides",
+    }
     type: str = "convnext"
     dit_hidden_layer: NonNegativeInt
     loss_type: Literal["relativistic"] = "relativistic"
@@ -54,6 +61,19 @@ class ARCDiscriminator(Component):
     include_r2_penalty: bool = True
     grad_penalty_weight: NonNegativeFloat = 100.0
     freeze_backbone: bool = False
+    contrastive_beta: float = 1.0
+    feature_matching_weight: NonNegativeFloat = 0.0
+    logit_center_weight: NonNegativeFloat = 0.0
+    reset_every: PositiveInt | None = None
+    layer_combine_mode: Literal["concat", "stack"] = "concat"
+    refused = {
+        "contrastive_beta": "the contrastive loss has the slope 1",
+        "feature_matching_weight": "the generator is not compared with data by what the adversary's layers say, only by its scores",
+        "logit_center_weight": "scores are not pulled to 0; include_grad_penalties keeps them small",
+        "reset_every": "the adversary is never begun anew in a run",
+        "layer_combine_mode": "one hidden layer is scored, so there is nothing to combine",
+        "lora": "the adversary is trained whole, or with freeze_backbone its head alone",
+    }
 
 
 class ARC(Strict):
@@ -71,15 +91,23 @@ class ARC(Strict):
     disc_update_interval: Annotated[int, Field(ge=2)] = 2
     forward_sample_prob: Probability = 0.0
     denoiser_loss_t_exponent: NonNegativeFloat = 0.0
+    denoiser_loss_weight: float | None = None
     sampling: dict[str, Any] = {}
+    refused = {
+        "lora": "post-training changes the whole model; merge an adapter into it first, with 'sat lora merge'",
+        "reuse_discriminator_as_teacher": "the teacher has weights of its own: use_model_as_teacher or teacher_model",
+        "clap_config": "there is no loss of CLAP; contrastive makes the adversary look at prompts",
+        "clap_loss_type": "there is no loss of CLAP; contrastive makes the adversary look at prompts",
+    }
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from self._source_conflicts("use_model_as_discriminator", "discriminator_base_model", "discriminator_base_ckpt")
         yield from self._source_conflicts("use_model_as_teacher", "teacher_model", "teacher_model_ckpt")
         if not self.use_model_as_discriminator and self.discriminator_base_model is None:
             yield Mistake((), "needs use_model_as_discriminator or discriminator_base_model: what scores are made from", "missing")
-        if self.sampling:
-            yield Mistake(("sampling",), "warning: has no effect", "warning")
+        for key in ("sampling", "denoiser_loss_weight"):
+            if getattr(self, key):
+                yield Mistake((key,), "warning: has no effect", "warning")
 
     def _source_conflicts(self, use_model: str, model: str, checkpoint: str) -> Iterator[Mistake]:
         config = getattr(self, model)

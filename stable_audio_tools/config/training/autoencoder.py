@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from stable_audio_tools.config.base import Component, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, Strict, part_mistakes
+from stable_audio_tools.config.base import (
+    Component,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Strict,
+    part_mistakes,
+)
 from stable_audio_tools.config.training.base import TrainingConfig
+from stable_audio_tools.config.training.metrics import ReconstructionMetrics
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.families import LOSSES
 from stable_audio_tools.registry import Mistake
@@ -33,6 +43,7 @@ class SpectralLoss(Strict):
 class TimeWeights(Strict):
     """Weights of losses on the waveform."""
 
+    refused = {"mmd": "there is no such distance of waveforms; use l1 or l2"}
     l1: float = 0.0
     l2: float = 0.0
 
@@ -97,6 +108,10 @@ class DiscriminatorBlock(Component):
     """The adversary."""
 
     family: ClassVar[str] = "DISCRIMINATORS"
+    absent = {
+        "transformer": 'there is no adversary of transformers; encodec with "loss_type": "rpgan" plays the same game on spectra',
+        "hil": "there is no adversary on this filter bank; dac and big_vgan look at bands",
+    }
     weights: DiscriminatorWeights
 
 
@@ -122,6 +137,14 @@ class BottleneckLoss(Strict):
 class AutoencoderLosses(Strict):
     """``loss_configs`` of an autoencoder. Without ``discriminator`` there is no adversarial training."""
 
+    refused = {
+        "contrastive": "there is no critic that compares audio with texts; post-training of diffusion models has one (arc)",
+        "jepa": "there is no loss that predicts hidden latents; latent_mask_ratio hides some from the decoder",
+        "generative": "there is no diffusion model beside the autoencoder; a model of type diffusion_autoencoder is one",
+        "semantic_regressors": "there are no regressors on latents; mrmel and hubert compare what is heard",
+        "clap": "there is no loss of CLAP; hubert compares what a pretrained model hears, and metrics measures with CLAP",
+        "latent_distillation": "a teacher is named by training.teacher_model and teacher_model_ckpt",
+    }
     discriminator: DiscriminatorBlock | None = None
     spectral: SpectralLoss
     time: TimeLoss | None = None
@@ -150,17 +173,6 @@ class AutoencoderMetrics(Strict):
             yield from part_mistakes(LOSSES, METRICS[key], (), config, (key,))
 
 
-class ReconstructionMetrics(Strict):
-    """``metrics``: how near reconstructions come to real files, every so many steps. ``latent`` compares by the model's own latents."""
-
-    ref_audios_path: str
-    ref_audios_ext: str = ".mp3"
-    metrics_every: PositiveInt = 1000
-    max_samples: PositiveInt = 100
-    embedding_types: list[Literal["latent"]] = ["latent"]
-    skip_first: bool = True
-
-
 class AutoencoderDemo(Strict):
     """When to write reconstructions."""
 
@@ -181,6 +193,11 @@ class AutoencoderTraining(TrainingConfig):
     ``clip_grad_norm`` is the largest norm of a player's gradient; 0 does not clip.
     """
 
+    refused = {
+        "decoder_finetune": 'write "train": "decoder" instead, which freezes the rest',
+        "num_synthetic_chirps": "sounds are not made up in training; put chirps into the data",
+        "decoder_loss": "no decoder has a loss of its own",
+    }
     learning_rate: NonNegativeFloat | None = None
     warmup_steps: NonNegativeInt = 0
     warmup_mode: Literal["adv", "full"] = "adv"
@@ -194,6 +211,12 @@ class AutoencoderTraining(TrainingConfig):
     latent_mask_ratio: Probability = 0.0
     teacher_model: dict[str, Any] | None = None
     teacher_model_ckpt: str | None = None
+    tail_masking_max_patches: NonNegativeInt = 0
+    stride_curriculum: list[PositiveFloat] = []
+    log_every_n_steps: PositiveInt = 1
+    decoder_finetune: bool = False
+    num_synthetic_chirps: NonNegativeInt = 0
+    quantize_dropout: bool = False
     metrics: ReconstructionMetrics | None = None
     demo: AutoencoderDemo = AutoencoderDemo()
 
@@ -210,5 +233,9 @@ class AutoencoderTraining(TrainingConfig):
                 ("teacher_model", "teacher_model_ckpt") if self.teacher_model is not None else ("teacher_model_ckpt", "teacher_model")
             )
             yield Mistake((given,), f"needs {missing} too", "missing")
+        if self.stride_curriculum and self.teacher_model is not None:
+            yield Mistake(("stride_curriculum",), "contradicts teacher_model, whose latents are of one rate", "conflict")
+        if self.quantize_dropout:
+            yield Mistake(("quantize_dropout",), "warning: has no effect here: it belongs to the bottleneck's config", "warning")
         if self.warmup_steps and not adversary and not self.encoder_freeze_on_warmup:
             yield Mistake(("warmup_steps",), "warning: has no effect: there is no discriminator to wait for", "warning")

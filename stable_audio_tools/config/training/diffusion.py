@@ -9,6 +9,7 @@ from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, Pos
 from stable_audio_tools.config.training.adapters import WithAdapter
 from stable_audio_tools.config.training.arc import ARC, Trim
 from stable_audio_tools.config.training.base import TrainingConfig
+from stable_audio_tools.config.training.metrics import GenerationMetrics
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
 from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.registry import Mistake
@@ -96,6 +97,7 @@ class DiffusionCondTraining(TrainingConfig, WithAdapter):
     clip_grad_norm: NonNegativeFloat = 0.0
     arc: ARC | None = None
     trim_config: Trim | None = None
+    metrics: GenerationMetrics | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from super().conflicts()

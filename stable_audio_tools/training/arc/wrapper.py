@@ -54,6 +54,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
         if training.arc is None:
             raise ConfigError("training.arc: required for adversarial post-training, and missing")
         self.arc = arc = training.arc
+        self.log_every_n_steps = training.log_every_n_steps
         self.objective = objective(model.diffusion_objective)
         self.add_timesteps("generator_times", arc.noise_dist.generator)
         self.add_timesteps("discriminator_times", arc.noise_dist.discriminator)
@@ -107,7 +108,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
             state = self._trajectories.state_dict() if self._trajectories is not None else None
             checkpoint["arc_trajectories"] = of_every_process(state)
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._stored = of_this_process(checkpoint.get("arc_trajectories"))
 

@@ -16,6 +16,15 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DISCRIMINATORS, LOSSES, WRAPPERS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.training.autoencoders.exercises import (
+    CURRICULUM_PERIOD,
+    CURRICULUM_STAGE,
+    USUAL_STRIDES,
+    Strides,
+    curriculum,
+    patch_of,
+    without_tails,
+)
 from stable_audio_tools.training.autoencoders.terms import DEFAULT_LOSSES, generator_losses
 from stable_audio_tools.training.base import unbatch
 from stable_audio_tools.training.discriminators.base import Discriminator
@@ -86,6 +95,8 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         config = self.training_config
         self.losses = config.loss_configs or AutoencoderLosses.model_validate(DEFAULT_LOSSES)
         self.gradient_clip_val = config.clip_grad_norm
+        self.log_every_n_steps = config.log_every_n_steps
+        self._curriculum = list(curriculum(autoencoder, config.stride_curriculum))
         if config.use_ema:
             self.ema_prefix = "autoencoder_ema"
             self.autoencoder_ema = EMA(autoencoder)
@@ -160,12 +171,13 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         """Audio (B, C, T) through the model, trimmed to a common length: (reals, decoded, info)."""
         config = self.training_config
         encoder_input = reals.mean(dim=1, keepdim=True).expand_as(reals) if config.force_input_mono else reals
+        strides = self._strides()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_encoder_frozen):
-            latents, info = self.autoencoder.encode(encoder_input, return_info=True)
+            latents, info = self.autoencoder.encode(encoder_input, return_info=True, **strides.encoder)
         info["latents"] = latents
         if config.latent_mask_ratio > 0:
             latents = torch.where(torch.rand_like(latents) < config.latent_mask_ratio, torch.zeros_like(latents), latents)
-        decoded = self.autoencoder.decode(latents)
+        decoded = self.autoencoder.decode(latents, **strides.decoder)
         if self.teacher_model is not None:
             with torch.no_grad():
                 info["teacher_latents"] = self.teacher_model.encode(encoder_input)
@@ -175,6 +187,12 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         length = min(decoded.shape[-1], reals.shape[-1])
         info |= {key: value[..., :length] for key, value in info.items() if key.endswith("_decoded")}
         return reals[..., :length], decoded[..., :length], info
+
+    def _strides(self) -> Strides:
+        """Those of this step."""
+        if not self._curriculum or not self.training or self.global_step % CURRICULUM_PERIOD != CURRICULUM_PERIOD - 1:
+            return USUAL_STRIDES
+        return self._curriculum[self.global_step // CURRICULUM_STAGE % len(self._curriculum)]
 
     def reconstruction_losses(self, reals: Tensor, decoded: Tensor, info: dict[str, Any]) -> dict[str, Tensor]:
         """Weighted loss terms of the autoencoder, by name: all that can be computed from audio and ``info``.
@@ -213,6 +231,8 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         encoder = self.autoencoder.encoder
         if self.is_encoder_frozen and encoder is not None and encoder.training:
             encoder.eval()  # from this step on
+        if self.training_config.tail_masking_max_patches:
+            reals = without_tails(reals, self.training_config.tail_masking_max_patches, patch_of(self.autoencoder))
         player = DISCRIMINATOR if self.is_discriminator_turn else GENERATOR
         terms_of = self._discriminator_terms if player == DISCRIMINATOR else self._generator_terms
         return self.play(player, batch_idx, partial(terms_of, reals))

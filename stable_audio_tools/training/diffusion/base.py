@@ -13,7 +13,7 @@ from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.sampling.timesteps import TimestepSampler
-from stable_audio_tools.training.base import TrainingWrapper, of_every_process, of_this_process
+from stable_audio_tools.training.base import RunningMeans, TrainingWrapper, of_every_process, of_this_process
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.randomness import isolated_randomness
 
@@ -159,7 +159,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
         for attribute in self._timesteps:
             checkpoint[attribute] = of_every_process(getattr(self, attribute).state_dict())
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         for attribute in self._timesteps:
             getattr(self, attribute).load_state_dict(of_this_process(checkpoint.get(attribute)) or {})
@@ -167,24 +167,6 @@ class DiffusionTrainingWrapper(TrainingWrapper):
     def renew_streams(self) -> None:
         for attribute, (name, options) in self._timesteps.items():
             setattr(self, attribute, TIMESTEPS.build(name, options))
-
-
-class RunningMeans:
-    """Means of logged numbers over several batches. What is on a device stays there until they are complete."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Any] = {}
-        self._count = 0
-
-    def add(self, logs: Mapping[str, Any], every: int) -> dict[str, Any] | None:
-        """Take the numbers of one batch; the means of the last ``every`` batches when there are so many, else None."""
-        self._sums = {key: self._sums.get(key, 0.0) + value for key, value in logs.items()}
-        self._count += 1
-        if self._count < every:
-            return None
-        means = {key: value / self._count for key, value in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
 
 
 def noise_of_items(latents: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -15,9 +15,9 @@ from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.sampling.inpainting import random_inpaint_mask
-from stable_audio_tools.training.base import padding_mask_of, unbatch
+from stable_audio_tools.training.base import RunningMeans, padding_mask_of, unbatch
 from stable_audio_tools.training.diffusion.average import FrameWeights, coupled_noise
-from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, RunningMeans, noise_of_items
+from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, noise_of_items
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.optimizers import create_optimizer_from_config

@@ -31,8 +31,21 @@ def test_conv_scores_can_be_limited():
     torch.testing.assert_close(limited(x), 0.01 * torch.tanh(plain(x) / 0.01))
 
 
+def test_conv_can_be_of_another_width_and_score_between_its_strides():
+    torch.manual_seed(0)
+    head = ConvDiscriminator(48, hidden_dim=64, anti_aliased=True)
+    assert head.layers[0].weight.shape == (64, 48, 4) and head.layers[12].weight.shape == (1, 64, 4)
+    plain = ConvDiscriminator(48, hidden_dim=64)
+    plain.load_state_dict(head.state_dict())
+    x = torch.randn(2, 48, 128)
+    scores = head(x)
+    assert scores.shape == (4, 1, 5)
+    torch.testing.assert_close(scores[:2], plain(x))
+    torch.testing.assert_close(scores[2:], plain(torch.cat([x[..., -1:], x[..., :-1]], dim=-1)))
+
+
 def test_conv_says_what_it_cannot_take():
-    with pytest.raises(ConfigError, match=r"^ARC head 'conv' needs hidden states of a multiple of 32 channels, got 48; use 'convnext'$"):
+    with pytest.raises(ConfigError, match=r"^ARC head 'conv' needs a multiple of 32 channels, got 48; give such a hidden_dim, or use"):
         ConvDiscriminator(48)
     with pytest.raises(DataError, match=r"^ARC head 'conv' needs at least 64 latent frames, got 63; use longer clips, or 'convnext'$"):
         ConvDiscriminator(32)(torch.zeros(1, 32, 63))

@@ -103,6 +103,13 @@ def test_losses_are_weighted_and_decay(train_briefly, tiny_autoencoder):
     assert ratio == pytest.approx(0.25, rel=0.2), "the crops and the latents' noise differ a little"
 
 
+def test_weights_decay_in_training_only_whatever_filters_a_loss_has(train_briefly, tiny_autoencoder, noises):
+    spectral = {"config": {"fft_sizes": [64], "hop_sizes": [16], "win_lengths": [64], "perceptual_weighting": True}}
+    config = tiny_autoencoder(losses={"spectral": {**spectral, "weights": {"mrstft": 2.0}, "decay": 0.5}})
+    wrapper = train_briefly(config, max_steps=3, val_dataset_config=noises, val_every=1).wrapper
+    assert float(wrapper.losses_gen.losses[0].weight) == 2 * 0.5**3
+
+
 def test_the_bottlenecks_loss_has_a_default_weight(wrap):
     terms = wrap().reconstruction_losses(torch.zeros(1, 1, 256), torch.ones(1, 1, 256), {"kl": torch.tensor(1.0)})
     assert float(terms["kl_loss"]) == pytest.approx(1e-6)

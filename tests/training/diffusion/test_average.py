@@ -151,6 +151,15 @@ def test_silence_after_an_item_is_seen_for_a_while(wrap):
     assert wrap(silence_extension_scale_seconds=0.002)._extended(content) is content, "only if the model hides padding"
 
 
+def test_noise_is_coupled_in_training_if_asked(wrap):
+    latents = torch.randn(6, 1, 128, generator=torch.Generator().manual_seed(0))
+    drawn = {}
+    for is_coupled in (False, True):
+        torch.manual_seed(1)
+        drawn[is_coupled] = wrap(ot_coupling=is_coupled)._noise(latents, None)
+    assert torch.equal(drawn[True], coupled_noise(latents, drawn[False])) and not torch.equal(drawn[True], drawn[False])
+
+
 def test_keys_of_the_model_are_taken_from_training_too(wrap):
     wrapper = wrap(mask_padding_attention=True, use_effective_length_for_schedule=True)
     assert wrapper.diffusion.mask_padding_attention and wrapper.diffusion.use_effective_length_for_schedule
