@@ -17,7 +17,7 @@ from stable_audio_tools.config.source import Source
 from stable_audio_tools.config.training.autoencoder import ReconstructionMetrics
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
-from stable_audio_tools.training.base import TrainingWrapper
+from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
 from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
@@ -64,14 +64,14 @@ class ReconstructionMetricsCallback(pl.Callback):
         step = trainer.global_step
         if not trainer.is_global_zero or step % self.metrics.metrics_every or (step == 0 and self.metrics.skip_first):
             return
-        assert isinstance(pl_module, TrainingWrapper)
+        assert isinstance(pl_module, AutoencoderTrainingWrapper)
         value = self.measure(pl_module)
         logger.info("step %d: Frechet distance of latents %.4g on %d files", step, value, len(self.files))
         for sink in trainer.loggers:
             sink.log_metrics({"metrics/latent_frechet_distance": value}, step)
 
     @torch.no_grad()
-    def measure(self, wrapper: TrainingWrapper) -> float:
+    def measure(self, wrapper: AutoencoderTrainingWrapper) -> float:
         """The distance, now."""
         reals: list[Tensor] = []
         fakes: list[Tensor] = []
@@ -80,10 +80,10 @@ class ReconstructionMetricsCallback(pl.Callback):
             for path in self.files:
                 audio = load(path)
                 clip = prepare_audio(
-                    audio.samples, audio.sample_rate, model.sample_rate, self.num_samples, model.in_channels, wrapper.device
+                    audio.samples, audio.sample_rate, model.sample_rate, self.num_samples, model.out_channels, wrapper.device
                 )
-                latents = model.encode(clip)  # (1, D, L)
-                for points, of in ((reals, latents), (fakes, model.encode(model.decode(latents)))):
+                latents = model.encode(wrapper.heard(clip))  # (1, D, L)
+                for points, of in ((reals, latents), (fakes, model.encode(wrapper.heard(model.decode(latents))))):
                     points.append(of[0].T.cpu())
         return frechet_distance(torch.cat(reals), torch.cat(fakes))
 

@@ -11,6 +11,7 @@ from stable_audio_tools.audio.point_cloud import point_cloud_image
 from stable_audio_tools.config.model import AutoencoderConfig
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
 from stable_audio_tools.training.base import TrainingWrapper, unbatch
 from stable_audio_tools.training.demos.base import DemoCallback
 
@@ -37,8 +38,8 @@ class AutoencoderDemoCallback(DemoCallback):
             self.clips = unbatch(batch)[0][: self.max_clips].detach().cpu()
         reals = self.clips.to(wrapper.device)
         with wrapper.averaged() as model:
-            assert isinstance(model, AudioAutoencoder)
-            latents = model.encode(reals)  # (B, D, L)
+            assert isinstance(model, AudioAutoencoder) and isinstance(wrapper, AutoencoderTrainingWrapper)
+            latents = model.encode(wrapper.heard(reals))  # (B, D, L)
             decoded = model.decode(latents, **self.decoding).to(reals)
         length = min(reals.shape[-1], decoded.shape[-1])
         pairs = rearrange([reals[..., :length], decoded[..., :length]], "p b c t -> c (b p t)")

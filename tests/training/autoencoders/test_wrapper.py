@@ -143,6 +143,47 @@ def test_reconstruct_can_listen_to_the_mono_mix_and_hide_latents(wrap):
     torch.testing.assert_close(hidden.reconstruct(reals[:, :1])[1], silence)
 
 
+@pytest.fixture
+def stereoizer(tiny_autoencoder):
+    """``stereoizer(**training)``: one channel in, two out."""
+
+    def config(**training):
+        made = tiny_autoencoder(channels=2, force_input_mono=True, **training)
+        made["model"] |= {"in_channels": 1, "out_channels": 2}
+        made["model"]["encoder"]["config"]["in_channels"] = 1
+        return made
+
+    return config
+
+
+def test_a_model_can_make_stereo_of_the_mono_mix(train_briefly, stereoizer, write_noises, tmp_path, caplog):
+    """In training, validation, demos and metrics."""
+    folder = write_noises(tmp_path / "stereo", channels=2)
+    data = {"dataset_type": "audio_dir", "datasets": [{"id": "stereo", "path": str(folder)}]}
+    config = stereoizer(metrics={"ref_audios_path": str(folder), "ref_audios_ext": ".wav", "metrics_every": 2, "max_samples": 2})
+    options = {"dataset_config": data, "val_dataset_config": data, "val_every": 2, "max_steps": 2, "logger": "csv"}
+    result = train_briefly(config, demos=True, **options)
+    demos = [path.name for path in (result.folder / "demos").iterdir()]
+    assert "recon_00000000.wav" in demos and "failed" not in caplog.text
+    assert "metrics/latent_frechet_distance" in (result.folder / "metrics" / "metrics.csv").read_text()
+    assert float(result.wrapper.trainer.callback_metrics["val/mrstft_loss"]) > 0
+    reals = torch.randn(2, 2, 64)
+    assert torch.equal(result.wrapper.heard(reals), reals.mean(dim=1, keepdim=True))
+
+
+def test_validation_hides_no_latents(wrap):
+    wrapper = wrap(latent_mask_ratio=0.5)
+    reals = torch.randn(1, 1, 256)
+    results = []
+    for mode in (True, False):
+        for ratio in (0.5, 0.0):
+            wrapper.training_config = wrapper.training_config.model_copy(update={"latent_mask_ratio": ratio})
+            torch.manual_seed(1)
+            results.append(wrapper.train(mode).reconstruct(reals)[1])
+    assert not torch.equal(results[0], results[1])
+    assert torch.equal(results[2], results[3])
+
+
 def test_a_length_that_strides_do_not_divide_is_trimmed_to_a_common_one(wrap):
     target, decoded, _ = wrap().reconstruct(torch.randn(1, 1, 250))
     assert target.shape == decoded.shape and 230 < target.shape[-1] <= 250
@@ -289,6 +330,32 @@ def test_validation_measures_what_is_asked_for(train_briefly, tiny_autoencoder, 
     assert values["val/sisdr"] < 0, "what a model makes after five steps has little to do with the original"
 
 
+def test_validation_shows_what_is_not_a_number_and_leaves_out_what_nothing_can_be_said_of(train_briefly, tiny_autoencoder, noises):
+    """A metric has nothing to say of one batch in five; a loss that is not a number is a loss that is not a number."""
+
+    class Judge(torch.nn.Module):
+        count = 0
+
+        def forward(self, x, y):
+            self.count += 1
+            return torch.tensor(float("nan") if self.count % 5 == 1 else 3.0)
+
+    class Replace(pl.Callback):
+        def __init__(self, loss):
+            self.loss = loss
+
+        def on_validation_start(self, trainer, pl_module):
+            pl_module.eval_losses["sisdr"] = Judge()
+            if self.loss:
+                pl_module.reconstruction_losses = lambda *_: {"mrstft_loss": torch.tensor(float("nan"))}
+
+    for loss in (False, True):
+        options = {"val_dataset_config": noises, "val_every": 1, "max_steps": 1, "callbacks": [Replace(loss)]}
+        metrics = train_briefly(tiny_autoencoder(eval_loss_configs={"sisdr": {}}), **options).wrapper.trainer.callback_metrics
+        assert float(metrics["val/sisdr"]) == -3
+        assert bool(metrics["val/mrstft_loss"].isnan()) is loss
+
+
 def test_all_published_losses_come_in_the_published_order(wrap):
     further = {
         "mrmel": {"config": {"n_mels": [8], "window_lengths": [128]}, "weights": {"mrmel": 1.0}},
@@ -337,6 +404,18 @@ def test_every_loss_of_a_teacher_reaches_the_student(taught):
         assert reached == expected, name
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in wrapper.teacher_model.parameters())
     assert not wrapper.train().teacher_model.training
+
+
+def test_the_adversarys_step_does_not_ask_the_teacher(taught, tiny_autoencoder, monkeypatch):
+    config = taught()
+    config["training"]["loss_configs"] = tiny_autoencoder(adversary=True)["training"]["loss_configs"]
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    asked = []
+    monkeypatch.setattr(wrapper.teacher_model, "decode", lambda latents: asked.append(latents) or torch.zeros(1, 1, 256))
+    wrapper._discriminator_terms(torch.randn(1, 1, 256))
+    assert not asked
+    wrapper._generator_terms(torch.randn(1, 1, 256))
+    assert len(asked) == 2
 
 
 def test_a_teacher_stays_what_it_is_and_the_student_comes_nearer(train_briefly, taught):
