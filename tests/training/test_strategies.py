@@ -79,14 +79,43 @@ def test_idle_parameters_are_told(tiny_autoencoder):
 # ---- time for memory, and memory for time ------------------------------------------------------------------------------------------------
 
 
-def test_recomputing_activations_changes_nothing_but_memory(train_briefly, tiny_diffusion):
-    plain, recomputed = (train_briefly(tiny_diffusion(), gradient_checkpointing=on) for on in (False, True))
-    assert recomputed.wrapper.diffusion.model.model.transformer.gradient_checkpointing
-    assert all(torch.equal(a, b) for a, b in zip(plain.wrapper.parameters(), recomputed.wrapper.parameters(), strict=True))
+def switched_on(module):
+    return {type(part).__name__ for part in module.modules() if any(getattr(part, name, False) is True for name in acceleration.SWITCHES)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "parts"),
+    [
+        ("tiny_diffusion", {}, {"ContinuousTransformer"}),
+        ("tiny_autoencoder", {"adversary": True}, {"ResidualUnit"}),
+        ("tiny_arc", {}, {"ContinuousTransformer", "ConvNeXtStage"}),
+    ],
+)
+def test_recomputing_activations_changes_nothing_but_memory(request, train_briefly, kind, options, parts):
+    config = request.getfixturevalue(kind)(**options)
+    plain, recomputed = (train_briefly(config, gradient_checkpointing=on).wrapper for on in (False, True))
+    assert (switched_on(plain), switched_on(recomputed)) == (set(), parts)
+    discriminator = getattr(recomputed, "discriminator", None)
+    assert kind != "tiny_arc" or switched_on(discriminator) == {"ContinuousTransformer"}, "the adversary too"
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True))
+
+
+def test_text_encoders_that_are_trained_recompute_too(shared, train_briefly, tiny_diffusion):
+    config = tiny_diffusion()
+    t5 = {"t5_model_name": str(shared / "fixtures" / "t5-tiny"), "max_length": 8, "enable_grad": True}
+    config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "t5", "config": t5}
+    plain, recomputed = (train_briefly(config, gradient_checkpointing=on).wrapper for on in (False, True))
+    assert "T5Stack" in switched_on(recomputed)
+    for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_recomputing_says_when_it_has_no_effect(train_briefly, tiny_autoencoder, caplog):
-    train_briefly(tiny_autoencoder(), gradient_checkpointing=True)
+    config = tiny_autoencoder()
+    parts = {"dim": 8, "depth": 1, "n_fft": 32, "hop_length": 8, "strides": [2]}
+    for name, width in (("encoder", 8), ("decoder", 4)):
+        config["model"][name] = {"type": "spectral", "config": {"latent_dim": width, **parts}}
+    train_briefly(config, gradient_checkpointing=True)
     assert "--gradient-checkpointing has no effect: no part of AudioAutoencoder can recompute its activations" in caplog.text
 
 

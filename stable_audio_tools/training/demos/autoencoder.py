@@ -38,7 +38,8 @@ class AutoencoderDemoCallback(DemoCallback):
             self.clips = unbatch(batch)[0][: self.max_clips].detach().cpu()
         reals = self.clips.to(wrapper.device)
         with wrapper.averaged() as model:
-            assert isinstance(model, AudioAutoencoder) and isinstance(wrapper, AutoencoderTrainingWrapper)
+            assert isinstance(model, AudioAutoencoder)
+            assert isinstance(wrapper, AutoencoderTrainingWrapper)
             latents = model.encode(wrapper.heard(reals))  # (B, D, L)
             decoded = model.decode(latents, **self.decoding).to(reals)
         length = min(reals.shape[-1], decoded.shape[-1])
