@@ -39,8 +39,8 @@ class AutoencoderDemoCallback(DemoCallback):
         reals = self.clips.to(wrapper.device)
         with wrapper.averaged() as model:
             assert isinstance(model, AudioAutoencoder)
-            assert isinstance(wrapper, AutoencoderTrainingWrapper)
-            latents = model.encode(wrapper.heard(reals))  # (B, D, L)
+            heard = wrapper.heard(reals) if isinstance(wrapper, AutoencoderTrainingWrapper) else reals
+            latents = model.encode(heard)  # (B, D, L)
             decoded = model.decode(latents, **self.decoding).to(reals)
         length = min(reals.shape[-1], decoded.shape[-1])
         pairs = rearrange([reals[..., :length], decoded[..., :length]], "p b c t -> c (b p t)")

@@ -20,9 +20,7 @@ from stable_audio_tools.training.diffusion.average import FrameWeights, coupled_
 from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, RunningMeans, noise_of_items
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.randomness import isolated_randomness, item_seeds
-from stable_audio_tools.training.schedulers import create_scheduler_from_config
 from stable_audio_tools.training.sections import takes_keys_of
 
 Metadata = Sequence[Mapping[str, Any]]
@@ -62,6 +60,7 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
     """
 
     model_prefix = "diffusion"
+    default_optimizer = "AdamW"
 
     def __init__(self, model: ConditionedDiffusionModelWrapper, training: DiffusionCondTraining) -> None:
         super().__init__(training.timestep_sampler, training.timestep_sampler_options)
@@ -74,17 +73,6 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         if training.use_ema:
             self.ema_prefix = "diffusion_ema"
             self.diffusion_ema = EMA(model.model)
-
-    def configure_optimizers(self) -> Any:
-        """As configured, or AdamW at ``learning_rate``."""
-        configs = self.training_config.optimizer_configs
-        default = {"optimizer": {"type": "AdamW", "config": {"lr": self.training_config.learning_rate}}}
-        chosen = configs.diffusion.model_dump() if configs else default
-        optimizer = create_optimizer_from_config(chosen["optimizer"], self.diffusion.named_parameters())
-        if chosen.get("scheduler") is None:
-            return optimizer
-        scheduler = create_scheduler_from_config(chosen["scheduler"], optimizer)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     # ---- from a batch to what is trained on ---------------------------------------------------------------------------------------
 
