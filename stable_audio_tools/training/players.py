@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.safety import SkippedBatch
 
@@ -95,9 +96,19 @@ class AlternatingWrapper(TrainingWrapper):
         return self.gradient_clip_val
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradients of the player whose turn it is; by now they are no longer multiplied by a loss scale."""
+        """Clip the gradients of the player whose turn it is; by now they are no longer multiplied by a loss scale.
+
+        Raises:
+            ConfigError: If the optimizer unscales them itself.
+        """
         limit = self.clipped(optimizer)
         if limit > 0:
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                raise ConfigError(
+                    f"training.optimizer_configs: a fused {type(optimizer).__name__} in half precision unscales gradients itself, too late "
+                    'to clip them: leave "fused" out, do not clip, or use --precision bf16-mixed'
+                )
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(parameters, limit)
 

@@ -1,6 +1,7 @@
 """Training an autoencoder: whose turn it is, which losses count, what stands still."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -299,6 +300,17 @@ def test_gradients_are_clipped_per_player(train_briefly, tiny_autoencoder, optio
         keys = [key for key in states[0] if key.startswith(f"{part}.")]
         distance = torch.stack([(states[batch + 1][key] - states[batch][key]).norm() for key in keys]).norm()
         assert 0 < float(distance) <= 1.01 * (option.get("gradient_clip_val") or 1e-2)
+
+
+def test_gradients_that_are_still_scaled_are_not_clipped(wrap):
+    wrapper = wrap(clip_grad_norm=1.0)
+    wrapper._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=torch.amp.GradScaler("cpu")))
+    plain, fused = (torch.optim.AdamW(wrapper.autoencoder.parameters(), fused=is_fused) for is_fused in (False, True))
+    wrapper.on_before_optimizer_step(plain)
+    with pytest.raises(
+        ConfigError, match='a fused AdamW in half precision unscales gradients itself, too late to clip them: leave "fused"'
+    ):
+        wrapper.on_before_optimizer_step(fused)
 
 
 def test_weights_that_decay_go_on_where_a_checkpoint_was_written(train_briefly, tiny_autoencoder):
