@@ -61,6 +61,22 @@ def test_players_take_turns_and_touch_nothing_of_each_other(train_briefly, tiny_
     assert set(watch.logs[1]) == {"train/discriminator_loss", "train/disc_lr"}
 
 
+ADVERSARIES = {
+    "encodec-rpgan": {"filters": 2, "n_ffts": [64], "hop_lengths": [16], "win_lengths": [64], "loss_type": "rpgan"},
+    "oobleck": {},
+    "dac": {"channels": 2, "sample_rate": 8000, "rates": [2], "periods": [3], "fft_sizes": [64]},
+    "big_vgan": {"periods": [3], "hop_lengths": [16], "bins_per_octaves": [4], "n_octaves": 3, "filters": 2},
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "oobleck" else name for name in ADVERSARIES])
+def test_every_adversary_plays_with_a_stereo_autoencoder(train_briefly, tiny_autoencoder, name):
+    adversary = {"type": name.split("-")[0], "config": ADVERSARIES[name], "weights": {"adversarial": 0.1, "feature_matching": 5.0}}
+    watch = watched(train_briefly, tiny_autoencoder(channels=2, losses={"discriminator": adversary}), max_steps=3)
+    assert [watch.moved(batch) for batch in (0, 1)] == [{"autoencoder", "autoencoder_ema"}, {"discriminator"}]
+    assert watch.logs[2]["train/feature_matching_loss"] > 0 and "train/loss_adv" in watch.logs[2]
+
+
 def test_without_an_adversary_every_batch_trains_the_autoencoder(train_briefly, tiny_autoencoder):
     watch = watched(train_briefly, tiny_autoencoder(), max_steps=3)
     assert [watch.moved(batch) for batch in range(3)] == [{"autoencoder", "autoencoder_ema"}] * 3
