@@ -76,6 +76,18 @@ def test_idle_parameters_are_told(tiny_autoencoder):
     assert make_strategy("ddp", wrapper, probe) == "ddp_find_unused_parameters_true"
 
 
+def test_conditioners_that_nobody_listens_to_are_told(wrapper, tiny_diffusion):
+    """Otherwise the second step of several processes would fail."""
+    config = tiny_diffusion()
+    config["model"]["diffusion"]["cross_attention_cond_ids"].remove("seconds_start")
+    config["model"]["diffusion"]["global_cond_ids"] = ["seconds_total"]
+    config["model"]["diffusion"]["config"]["global_cond_dim"] = 8
+    other = create_training_wrapper_from_config(config, create_model_from_config(config))
+    assert (wrapper.has_idle_parameters, other.has_idle_parameters) == (False, True)
+    other.diffusion.conditioner.requires_grad_(False)
+    assert not other.has_idle_parameters
+
+
 # ---- time for memory, and memory for time ------------------------------------------------------------------------------------------------
 
 

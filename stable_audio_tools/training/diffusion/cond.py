@@ -74,6 +74,17 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
             self.ema_prefix = "diffusion_ema"
             self.diffusion_ema = EMA(model.model)
 
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Conditioners that the backbone does not listen to, or not to every item's."""
+        model = self.diffusion
+        heard = {
+            *model.cross_attn_cond_ids, *model.global_cond_ids, *model.input_concat_ids, *model.prepend_cond_ids, *model.local_add_cond_ids,
+        }  # fmt: skip
+        parts = model.conditioner.conditioners if model.conditioner is not None else {}
+        unheard = [part for name, part in parts.items() if name not in heard]
+        return bool(model.modular_local_cond_ids) or any(parameter.requires_grad for part in unheard for parameter in part.parameters())
+
     # ---- from a batch to what is trained on ---------------------------------------------------------------------------------------
 
     def conditions(self, model: ConditionedDiffusionModelWrapper, example: Example) -> dict[str, Any]:
