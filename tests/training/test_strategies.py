@@ -122,6 +122,16 @@ def test_text_encoders_that_are_trained_recompute_too(shared, train_briefly, tin
         torch.testing.assert_close(a, b)
 
 
+def test_a_model_of_transformers_recomputes_in_its_own_way(save_tiny_musicgen, train_briefly, tmp_path):
+    model = {"pretrained": str(save_tiny_musicgen(tmp_path / "musicgen"))}
+    config = {"model_type": "musicgen", "sample_rate": 8000, "sample_size": 128, "audio_channels": 1, "model": model}
+    config["training"] = {"learning_rate": 1e-2}
+    plain, recomputed = (train_briefly(config, gradient_checkpointing=on).wrapper for on in (False, True))
+    assert not switched_on(plain) and "MusicgenDecoder" in switched_on(recomputed)
+    for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_recomputing_says_when_it_has_no_effect(train_briefly, tiny_autoencoder, caplog):
     config = tiny_autoencoder()
     parts = {"dim": 8, "depth": 1, "n_fft": 32, "hop_length": 8, "strides": [2]}
