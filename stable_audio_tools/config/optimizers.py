@@ -76,7 +76,6 @@ REQUIRED = {
 UNUSABLE = {
     "LBFGS": "it needs a closure, which training does not give it",
     "SparseAdam": "it updates sparse gradients only",
-    "FusedAdam": "it is part of DeepSpeed; 'AdamW' with \"fused\": true does the same",
     "ReduceLROnPlateau": "it needs a metric, which training does not give it",
     "LambdaLR": "it needs a Python function, which JSON cannot hold",
     "MultiplicativeLR": "it needs a Python function, which JSON cannot hold",

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.models.layers.transformer_block import TransformerBlock
+from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
 SWITCHES = ("gradient_checkpointing", "checkpointing")  # attributes of modules that can recompute their activations
 
 
-def recompute_activations(model: nn.Module) -> int:
-    """Let every part that can recompute its activations in the backward pass; returns how many there are, and warns if none."""
-    found = 0
-    for module in model.modules():
-        for name in SWITCHES:
-            if isinstance(getattr(module, name, None), bool):
-                setattr(module, name, True)
-                found += 1
-    if not found:
-        logger.warning("--gradient-checkpointing has no effect: no part of %s can recompute its activations", type(model).__name__)
-    return found
+def recompute_activations(wrapper: TrainingWrapper) -> int:
+    """Let every part that can recompute its activations in the backward pass, also an adversary's; returns how many there are.
+
+    Warns if the model has none.
+    """
+    if not any(True for _ in _capable(wrapper.model)):
+        model = type(wrapper.model).__name__
+        logger.warning("--gradient-checkpointing has no effect: no part of %s can recompute its activations", model)
+    found = list(_capable(wrapper))
+    for module in found:
+        if _is_of_transformers(module):
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            for name in SWITCHES:
+                if hasattr(module, name):
+                    setattr(module, name, True)
+    return len(found)
+
+
+def _capable(module: nn.Module) -> Iterator[Any]:
+    """The largest trained parts that can: what is inside another one would be computed three times."""
+    if not _is_trained(module):
+        return
+    if _is_of_transformers(module) or any(isinstance(getattr(module, name, None), bool) for name in SWITCHES):
+        yield module
+    else:
+        for child in module.children():
+            yield from _capable(child)
+
+
+def _is_of_transformers(module: nn.Module) -> bool:
+    return getattr(module, "supports_gradient_checkpointing", False) and hasattr(module, "gradient_checkpointing_enable")
 
 
 def compile_blocks(model: nn.Module, device: str | torch.device = "cpu") -> bool:

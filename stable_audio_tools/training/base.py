@@ -78,6 +78,13 @@ class TrainingWrapper(pl.LightningModule):
         """Its moving average, if there is one."""
         return getattr(self, self.ema_prefix) if self.ema_prefix is not None else None
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Torch asks for this name: the average, which may be on the CPU, is each process's own, and need not be sent in every step."""
+        if self.ema is None:
+            return []
+        return [name for name, _ in (*self.named_parameters(), *self.named_buffers()) if name.startswith(f"{self.ema_prefix}.")]
+
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """The model with its averaged weights, in eval mode; the online weights come back on exit."""

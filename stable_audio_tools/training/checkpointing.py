@@ -77,6 +77,8 @@ def verify(file: Path, name: str | Path) -> None:
 class CheckpointCallback(pl.Callback):
     """Saves ``epoch=E-step=S.ckpt`` every N optimizer steps, at the end, and on SIGTERM or Ctrl-C, after the current step.
 
+    A run of one process that ends in an error is saved too, if its weights are finite.
+
     Args:
         folder: Where to.
         every: Optimizer steps between checkpoints.
@@ -157,8 +159,29 @@ class CheckpointCallback(pl.Callback):
         trainer.limit_val_batches = self._limit_val_batches
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Save what would be lost, and give the signals back."""
+        is_alone = trainer.world_size == 1  # others would have to save with this process, and do not know of its error
+        if isinstance(exception, Exception) and is_alone and 0 <= self._last_step < trainer.global_step:
+            self._rescue(trainer, pl_module)
         self._give_back(trainer)
+
+    def _rescue(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save as if the batch that failed had been used: whoever goes on does so with the next one. Other checkpoints stay."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in pl_module.parameters()):
+            return
+        if isinstance(pl_module, TrainingWrapper):
+            pl_module.on_validation_end()  # training has its random numbers and weights back
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        for counts in (progress.total, progress.current):
+            if counts.completed < counts.ready:
+                counts.started = counts.processed = counts.ready
+                counts.completed = counts.ready - 1
+        try:
+            path = self._write(trainer)
+        except Exception as error:  # noqa: BLE001 - the error that ended the run is the one to be told
+            logger.warning("step %d could not be saved: %s", trainer.global_step, error)
+        else:
+            logger.warning("saved step %d before the error: %s", trainer.global_step, path)
 
     # ---- saving ----------------------------------------------------------------------------------------------------------------
 
@@ -193,16 +216,20 @@ class CheckpointCallback(pl.Callback):
         """Save now, unless this step is saved already."""
         if trainer.global_step == self._last_step:
             return
-        self._last_step = trainer.global_step
-        path = self.folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
-        with averaged_iterates(trainer.optimizers):
-            trainer.save_checkpoint(path)
-        self.last_path = path
+        self._write(trainer)
         if trainer.is_global_zero and self.keep_last > 0:
             # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
             by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
             for old in by_age[: -self.keep_last]:
                 remove(old)
+
+    def _write(self, trainer: pl.Trainer) -> Path:
+        self._last_step = trainer.global_step
+        path = self.folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        with averaged_iterates(trainer.optimizers):
+            trainer.save_checkpoint(path)
+        self.last_path = path
+        return path
 
     # ---- the best ones -------------------------------------------------------------------------------------------------------------
 

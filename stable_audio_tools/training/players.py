@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.training.base import RunningMeans, TrainingWrapper
+from stable_audio_tools.training.safety import SkippedBatch
 
 Terms = dict[str, Tensor]  # weighted loss terms, by name
 GENERATOR, DISCRIMINATOR = 0, 1  # players, by index of their optimizer
@@ -52,22 +54,34 @@ class AlternatingWrapper(TrainingWrapper):
             The loss ().
         """
         optimizer = listed(self.optimizers())[player]
+        is_last = (batch_idx + 1) % self.accum_batches == 0 or self.trainer.is_last_batch
         if not self._window:
             optimizer.zero_grad()
         with others_rest or nullcontext():
             terms, logs = terms_of()
             loss = torch.stack([term.float() for term in terms.values()]).sum()
             self.guard.note({f"train/{name}": term for name, term in terms.items()})
-            self.manual_backward(loss / self.accum_batches)
+            try:
+                self.manual_backward(loss / self.accum_batches)
+            except SkippedBatch:
+                self._leave_out(player, optimizer, is_last=is_last)
+                raise
         logs |= {f"train/{name}": term.detach() for name, term in terms.items()}
         if player == GENERATOR:
             logs["train/loss"] = loss.detach()
         for name, value in logs.items():
             self._window[name] = self._window.get(name, 0.0) + value / self.accum_batches
-        if (batch_idx + 1) % self.accum_batches == 0 or self.trainer.is_last_batch:
+        if is_last:
             self._step(player, optimizer)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss.detach()
+
+    def _leave_out(self, player: int, optimizer: Any, *, is_last: bool) -> None:
+        """After a batch that is skipped: the others of its step still count, unless their gradients are of weights that are gone."""
+        if self.guard.policy == "rollback":
+            self._window = {}
+        elif is_last and self._window:
+            self._step(player, optimizer)
 
     def _step(self, player: int, optimizer: Any) -> None:
         if player == GENERATOR and self.ema is not None:
@@ -87,9 +101,19 @@ class AlternatingWrapper(TrainingWrapper):
         return self.gradient_clip_val
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradients of the player whose turn it is; by now they are no longer multiplied by a loss scale."""
+        """Clip the gradients of the player whose turn it is; by now they are no longer multiplied by a loss scale.
+
+        Raises:
+            ConfigError: If the optimizer unscales them itself.
+        """
         limit = self.clipped(optimizer)
         if limit > 0:
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                raise ConfigError(
+                    f"training.optimizer_configs: a fused {type(optimizer).__name__} in half precision unscales gradients itself, too late "
+                    'to clip them: leave "fused" out, do not clip, or use --precision bf16-mixed'
+                )
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(parameters, limit)
 

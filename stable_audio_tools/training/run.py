@@ -141,7 +141,7 @@ def set_up(options: TrainOptions) -> Setup:
             step = checkpoint.extra["global_step"]
             logger.warning("%s is at step %d, so --max-steps %d leaves nothing to do", options.ckpt_path, step, options.max_steps)
     if options.gradient_checkpointing:
-        recompute_activations(model)
+        recompute_activations(wrapper)
     if options.compile:
         compile_blocks(model, bare_trainer(options).strategy.root_device)
     return Setup(options, config, loader, validation, wrapper, adapted, adapter)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from stable_audio_tools.config.base import BelowOne, NonNegativeFloat, PositiveFloat
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import SCHEDULERS
 from stable_audio_tools.registry import closest
+from stable_audio_tools.training.optimizers import create_optimizer_from_config
 
 
 @SCHEDULERS.register("InverseLR")
@@ -66,6 +68,19 @@ def create_scheduler_from_config(scheduler_config: Mapping[str, Any], optimizer:
     growth = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / warmup_steps, total_iters=max(warmup_steps - 1, 1))
     schedule = _without_warmup(scheduler_config, optimizer)
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [growth, schedule], milestones=[warmup_steps])
+
+
+def optimizer_and_schedule(config: Mapping[str, Any], model: nn.Module) -> Any:
+    """What Lightning's ``configure_optimizers`` returns for a model that one optimizer updates.
+
+    Args:
+        config: ``{"optimizer": {...}, "scheduler": {...}}``; a schedule is optional, and goes on with every step.
+        model: Its parameters that are not frozen are updated.
+    """
+    optimizer = create_optimizer_from_config(config["optimizer"], model.named_parameters())
+    if config.get("scheduler") is None:
+        return optimizer
+    return [optimizer], [{"scheduler": create_scheduler_from_config(config["scheduler"], optimizer), "interval": "step"}]
 
 
 def _without_warmup(scheduler_config: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> LRScheduler:

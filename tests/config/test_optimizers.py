@@ -64,8 +64,7 @@ def test_schedules_that_are_allowed_are_built() -> None:
     ("changes", "path", "message"),
     [
         ({f"{OPTIMIZER}.type": "AdamWW"}, f"{OPTIMIZER}.type", "unknown optimizer 'AdamWW'; did you mean 'AdamW'?"),
-        ({f"{OPTIMIZER}.type": "FusedAdam"}, f"{OPTIMIZER}.type",
-         "optimizer 'FusedAdam' cannot be used: it is part of DeepSpeed; 'AdamW' with \"fused\": true does the same"),
+        ({OPTIMIZER: {"type": "FusedAdam", "config": {"amsgrad": True}}}, f"{OPTIMIZER}.config.amsgrad", "input should be False, got True"),
         ({f"{OPTIMIZER}.type": "LBFGS"}, f"{OPTIMIZER}.type",
          "optimizer 'LBFGS' cannot be used: it needs a closure, which training does not give it"),
         ({f"{OPTIMIZER}.config.lr": "5e-5"}, f"{OPTIMIZER}.config.lr", "input should be a valid number, got '5e-5'"),

@@ -53,14 +53,70 @@ def test_nothing_is_written_twice(train_briefly, tiny_diffusion):
 
 
 def test_an_error_in_training_leaves_the_signals_as_they_were(train_briefly, tiny_diffusion):
-    class Fail(pl.Callback):
-        def on_train_batch_end(self, *args):
-            raise KeyError("broken")
-
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyError, match="broken"):
-        train_briefly(tiny_diffusion(), callbacks=[Fail()])
+        train_briefly(tiny_diffusion(), callbacks=[Fail(1)])
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+class Fail(pl.Callback):
+    """An error in the given batch, counted from 0, or in the validation after it."""
+
+    def __init__(self, batch, *, validation=False, breaks_weights=False):
+        self.left, self.validation, self.breaks_weights = batch, validation, breaks_weights
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self._fail(pl_module, not self.validation)
+
+    def on_validation_batch_start(self, trainer, pl_module, *args):
+        self._fail(pl_module, self.validation)
+
+    def _fail(self, pl_module, counts):
+        self.left -= counts
+        if counts and self.left == -1:
+            if self.breaks_weights:
+                next(pl_module.parameters()).data.fill_(float("nan"))
+            raise KeyError("broken")
+
+
+class Files(pl.Callback):
+    """The files of every batch that was used."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append([item["path"] for item in batch[1]])
+
+
+@pytest.mark.parametrize(("batch", "every"), [(3, 2), (4, 3), (5, 2)])  # within a pass, in its last batch, and in the first one of the next
+@pytest.mark.parametrize("name", ["tiny_diffusion", "tiny_autoencoder"])
+def test_a_run_that_ends_in_an_error_is_saved_and_goes_on_after_the_batch(request, train_briefly, tmp_path, caplog, name, batch, every):
+    config = request.getfixturevalue(name)()
+    whole, first, second = Files(), Files(), Files()
+    train_briefly(config, max_steps=8, callbacks=[whole])
+    with pytest.raises(KeyError, match="broken"):
+        train_briefly(config, max_steps=8, run_folder=tmp_path, save_top_k=1, checkpoint_every=every, callbacks=[first, Fail(batch)])
+    assert steps(tmp_path) == [batch - 1, batch], "what was good stays"
+    assert f"saved step {batch} before the error: " in caplog.text
+    result = train_briefly(config, max_steps=7, ckpt_path=find_checkpoints(tmp_path)[-1], callbacks=[second])
+    assert result.step == 7 and result.folder == tmp_path
+    assert first.seen + second.seen == whole.seen[:batch] + whole.seen[batch + 1 :]
+
+
+def test_an_error_in_validation_loses_nothing(train_briefly, tiny_diffusion, noises, tmp_path):
+    options = {"val_dataset_config": noises, "val_every": 3, "max_steps": 6}
+    whole = train_briefly(tiny_diffusion(), **options)
+    with pytest.raises(KeyError, match="broken"):
+        train_briefly(tiny_diffusion(), run_folder=tmp_path, callbacks=[Fail(1, validation=True)], **options)
+    resumed = train_briefly(tiny_diffusion(), ckpt_path=find_checkpoints(tmp_path)[-1], **options)
+    assert weights_hash(resumed.wrapper.state_dict()) == weights_hash(whole.wrapper.state_dict())
+
+
+def test_broken_weights_are_not_saved(train_briefly, tiny_diffusion, tmp_path):
+    with pytest.raises(KeyError, match="broken"):
+        train_briefly(tiny_diffusion(), run_folder=tmp_path, callbacks=[Fail(2, breaks_weights=True)])
+    assert steps(tmp_path) == []
 
 
 def test_checkpoints_have_the_documented_contents(train_briefly, tiny_diffusion):

@@ -4,8 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.ema import EMA
 
 
@@ -143,6 +147,22 @@ def test_an_average_on_the_cpu_does_not_move_and_lends_its_weights():
     with ema.swapped():
         assert torch.equal(model.weight, averaged)
     assert torch.equal(model.weight, online) and not torch.equal(online, averaged)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_processes_do_not_send_the_average_which_may_be_elsewhere(tiny_diffusion):
+    """Meta stands for the CPU beside a GPU: torch refuses models that are on two kinds of devices, unless it is told to ignore a part."""
+    config = tiny_diffusion(ema={"on_cpu": True})
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    wrapper.ema.ema_model.to("meta")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        spread = DistributedDataParallel(wrapper)
+        average = {name for name, _ in [*wrapper.named_parameters(), *wrapper.named_buffers()] if name.startswith("diffusion_ema.")}
+        assert average and average <= spread.parameters_to_ignore
+        assert all(name.startswith("diffusion_ema.") for name in spread.parameters_to_ignore)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_options_of_the_average_are_those_of_the_config(train_briefly, tiny_diffusion, tiny_autoencoder):

@@ -49,6 +49,13 @@ def test_a_batch_is_skipped_if_asked_and_changes_nothing(request, train_briefly,
     assert caplog.text.count("skipped it (1 skipped so far)") == 1 and spoil.named[0] in caplog.text
 
 
+@pytest.mark.parametrize("bad", [2, 3])  # of the second step's batches 2 and 3
+def test_the_rest_of_an_adversarial_step_counts_if_one_of_its_batches_is_skipped(train_briefly, tiny_autoencoder, bad):
+    spoil = Spoil(bad)
+    result = train_briefly(tiny_autoencoder(adversary=True), max_steps=3, accum_batches=2, on_nan="skip", callbacks=[spoil])
+    assert result.step == 3 and spoil.count == 5, "a pass of five batches: three steps"
+
+
 def test_weights_that_are_broken_are_not_skipped(train_briefly, tiny_diffusion):
     with pytest.raises(TrainingError, match=r"the weights are not finite any more \(diffusion\..*\), so start again, and try a lower"):
         train_briefly(tiny_diffusion(), on_nan="skip", callbacks=[Spoil(1, weights=True)])

@@ -3,7 +3,9 @@ import json
 import pytest
 import torch
 
+from stable_audio_tools.checkpoint import weights_hash
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.training.checkpointing import find_checkpoints
 from stable_audio_tools.training.schedulers import InverseLR, create_scheduler_from_config
 
 
@@ -102,3 +104,16 @@ def test_the_learning_rate_grows_before_the_schedule_begins():
             grown = rates(warmup, 6 + warmup, config)
             assert grown[:warmup] == pytest.approx([(index + 1) / warmup for index in range(warmup)])
             assert grown[warmup:] == pytest.approx(plain)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [{"type": "InverseLR", "config": {"inv_gamma": 2, "power": 0.5}}, {"type": "CosineAnnealingLR", "config": {"T_max": 5}}],
+)
+def test_a_run_goes_on_within_growth_and_after_it(train_briefly, tiny_diffusion, schedule):
+    optimizer = {"optimizer": {"type": "SGD", "config": {"lr": 0.1}}, "scheduler": {**schedule, "warmup_steps": 3}}
+    config = tiny_diffusion(optimizer_configs={"diffusion": optimizer})
+    whole = train_briefly(config, max_steps=6, checkpoint_every=1)
+    for path in find_checkpoints(whole.folder)[1:5:3]:  # of steps 2 and 5
+        resumed = train_briefly(config, max_steps=6, ckpt_path=path)
+        assert weights_hash(resumed.wrapper.state_dict()) == weights_hash(whole.wrapper.state_dict()), path.name

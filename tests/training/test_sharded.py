@@ -1,6 +1,8 @@
 """Folders of shards, made into one."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -49,6 +51,33 @@ def test_names_that_strategies_put_in_between_are_left_out(whole, tmp_path):
                for key, value in whole.state_dict.items()}  # fmt: skip
     dcp.save({"state_dict": renamed}, checkpoint_id=tmp_path / "x", no_dist=True)
     assert read_sharded(tmp_path / "x").state_dict.keys() == whole.state_dict.keys()
+
+
+SHARDS = """import sys
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+whole = torch.load(sys.argv[1], weights_only=True)["state_dict"]
+dcp.save({"model": {key: distribute_tensor(value, mesh, [Shard(0)]) if value.dim() else value for key, value in whole.items()}},
+    checkpoint_id=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_shards_of_two_processes(whole, tmp_path):
+    """Every tensor is spread over both, as fully sharded training leaves them."""
+    (tmp_path / "shards.py").write_text(SHARDS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "shards.py"), whole.path, str(tmp_path / "x.ckpt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "x.ckpt").glob("*.distcp"))) == 2
+    assert weights_hash(read_sharded(tmp_path / "x.ckpt").state_dict) == weights_hash(whole.state_dict)
 
 
 def test_folders_that_cannot_be_read(folder, tmp_path):

@@ -76,17 +76,68 @@ def test_idle_parameters_are_told(tiny_autoencoder):
     assert make_strategy("ddp", wrapper, probe) == "ddp_find_unused_parameters_true"
 
 
+def test_conditioners_that_nobody_listens_to_are_told(wrapper, tiny_diffusion):
+    """Otherwise the second step of several processes would fail."""
+    config = tiny_diffusion()
+    config["model"]["diffusion"]["cross_attention_cond_ids"].remove("seconds_start")
+    config["model"]["diffusion"]["global_cond_ids"] = ["seconds_total"]
+    config["model"]["diffusion"]["config"]["global_cond_dim"] = 8
+    other = create_training_wrapper_from_config(config, create_model_from_config(config))
+    assert (wrapper.has_idle_parameters, other.has_idle_parameters) == (False, True)
+    other.diffusion.conditioner.requires_grad_(False)
+    assert not other.has_idle_parameters
+
+
 # ---- time for memory, and memory for time ------------------------------------------------------------------------------------------------
 
 
-def test_recomputing_activations_changes_nothing_but_memory(train_briefly, tiny_diffusion):
-    plain, recomputed = (train_briefly(tiny_diffusion(), gradient_checkpointing=on) for on in (False, True))
-    assert recomputed.wrapper.diffusion.model.model.transformer.gradient_checkpointing
-    assert all(torch.equal(a, b) for a, b in zip(plain.wrapper.parameters(), recomputed.wrapper.parameters(), strict=True))
+def switched_on(module):
+    return {type(part).__name__ for part in module.modules() if any(getattr(part, name, False) is True for name in acceleration.SWITCHES)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "parts"),
+    [
+        ("tiny_diffusion", {}, {"ContinuousTransformer"}),
+        ("tiny_autoencoder", {"adversary": True}, {"ResidualUnit"}),
+        ("tiny_arc", {}, {"ContinuousTransformer", "ConvNeXtStage"}),
+    ],
+)
+def test_recomputing_activations_changes_nothing_but_memory(request, train_briefly, kind, options, parts):
+    config = request.getfixturevalue(kind)(**options)
+    plain, recomputed = (train_briefly(config, gradient_checkpointing=on).wrapper for on in (False, True))
+    assert (switched_on(plain), switched_on(recomputed)) == (set(), parts)
+    discriminator = getattr(recomputed, "discriminator", None)
+    assert kind != "tiny_arc" or switched_on(discriminator) == {"ContinuousTransformer"}, "the adversary too"
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True))
+
+
+def test_text_encoders_that_are_trained_recompute_too(shared, train_briefly, tiny_diffusion):
+    config = tiny_diffusion()
+    t5 = {"t5_model_name": str(shared / "fixtures" / "t5-tiny"), "max_length": 8, "enable_grad": True}
+    config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "t5", "config": t5}
+    plain, recomputed = (train_briefly(config, gradient_checkpointing=on).wrapper for on in (False, True))
+    assert "T5Stack" in switched_on(recomputed)
+    for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_model_of_transformers_recomputes_in_its_own_way(save_tiny_musicgen, train_briefly, tmp_path):
+    model = {"pretrained": str(save_tiny_musicgen(tmp_path / "musicgen"))}
+    config = {"model_type": "musicgen", "sample_rate": 8000, "sample_size": 128, "audio_channels": 1, "model": model}
+    config["training"] = {"learning_rate": 1e-2}
+    plain, recomputed = (train_briefly(config, gradient_checkpointing=on).wrapper for on in (False, True))
+    assert not switched_on(plain) and "MusicgenDecoder" in switched_on(recomputed)
+    for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_recomputing_says_when_it_has_no_effect(train_briefly, tiny_autoencoder, caplog):
-    train_briefly(tiny_autoencoder(), gradient_checkpointing=True)
+    config = tiny_autoencoder()
+    parts = {"dim": 8, "depth": 1, "n_fft": 32, "hop_length": 8, "strides": [2]}
+    for name, width in (("encoder", 8), ("decoder", 4)):
+        config["model"][name] = {"type": "spectral", "config": {"latent_dim": width, **parts}}
+    train_briefly(config, gradient_checkpointing=True)
     assert "--gradient-checkpointing has no effect: no part of AudioAutoencoder can recompute its activations" in caplog.text
 
 

@@ -133,7 +133,7 @@ def with_adapter(data: Mapping[str, Any], given: Mapping[str, Any] | None = None
         parsed = LorawSection.model_validate(section)
         block = parsed.block()
         adam = {"optimizer": {"type": "Adam", "config": {"lr": parsed.lr}}}
-        if config["model_type"].startswith("diffusion_cond"):
+        if config["model_type"].startswith(("diffusion_cond", "diffusion_uncond")):
             training["optimizer_configs"] = {"diffusion": adam}
         else:
             training["learning_rate"] = parsed.lr

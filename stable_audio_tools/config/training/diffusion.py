@@ -36,6 +36,19 @@ class DiffusionCondDemo(Strict):
             yield Mistake(("demo_cfg_scales",), "warning: is empty: there will be no demos", "warning")
 
 
+class DiffusionTraining(TrainingConfig):
+    """What ``training`` of every diffusion model may say."""
+
+    learning_rate: NonNegativeFloat | None = None
+    timestep_sampler: str = "uniform"
+    timestep_sampler_options: dict[str, Any] = {}
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
+        options = ("timestep_sampler_options",)
+        yield from part_mistakes(TIMESTEPS, self.timestep_sampler, ("timestep_sampler",), self.timestep_sampler_options, options)
+
+
 class DiffusionOptimizers(Strict):
     """Optimizers by what they update."""
 
@@ -69,10 +82,9 @@ class Inpainting(Strict):
     mask_kwargs: InpaintMasks = InpaintMasks()
 
 
-class DiffusionCondTraining(TrainingConfig, WithAdapter):
+class DiffusionCondTraining(DiffusionTraining, WithAdapter):
     """``training`` of a conditional diffusion model."""
 
-    learning_rate: NonNegativeFloat | None = None
     optimizer_configs: DiffusionOptimizers | None = None
     use_ema: bool = True
     mask_padding: bool = False
@@ -89,8 +101,6 @@ class DiffusionCondTraining(TrainingConfig, WithAdapter):
     log_every_n_steps: PositiveInt = 1
     pre_encoded: bool = False
     cfg_dropout_prob: Probability = 0.1
-    timestep_sampler: str = "uniform"
-    timestep_sampler_options: dict[str, Any] = {}
     p_one_shot: Probability = 0.0
     inpainting: Inpainting | None = None
     demo: DiffusionCondDemo | None = None
@@ -120,8 +130,6 @@ class DiffusionCondTraining(TrainingConfig, WithAdapter):
                 yield Mistake(
                     (key,), "warning: belongs to the model: write it in model.diffusion, so that generation knows it too", "warning"
                 )
-        options = ("timestep_sampler_options",)
-        yield from part_mistakes(TIMESTEPS, self.timestep_sampler, ("timestep_sampler",), self.timestep_sampler_options, options)
 
     def _arc_conflicts(self) -> Iterator[Mistake]:
         configs = self.optimizer_configs
@@ -164,10 +172,26 @@ class DiffusionDemo(Strict):
     num_demos: PositiveInt = 8
 
 
-class DiffusionUncondTraining(TrainingConfig, WithAdapter):
+class PlainOptimizers(Strict):
+    """The optimizer of the whole model."""
+
+    diffusion: OptimizerConfig
+
+
+class PlainDiffusionTraining(DiffusionTraining):
+    """What ``training`` of a diffusion model without conditions may say."""
+
+    optimizer_configs: PlainOptimizers | None = None
+
+    def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
+        if self.optimizer_configs is None and self.learning_rate is None:
+            yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
+
+
+class DiffusionUncondTraining(PlainDiffusionTraining, WithAdapter):
     """``training`` of an unconditional diffusion model."""
 
-    learning_rate: NonNegativeFloat
     pre_encoded: bool = False
     noise_by_item: bool = False
     log_every_n_steps: PositiveInt = 1
@@ -177,9 +201,8 @@ class DiffusionUncondTraining(TrainingConfig, WithAdapter):
     num_demos: PositiveInt | None = None
 
 
-class DiffusionAutoencoderTraining(TrainingConfig):
+class DiffusionAutoencoderTraining(PlainDiffusionTraining):
     """``training`` of a diffusion autoencoder."""
 
-    learning_rate: NonNegativeFloat
     use_reconstruction_loss: bool = False
     demo: DiffusionDemo | None = None

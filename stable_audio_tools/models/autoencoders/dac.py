@@ -11,9 +11,10 @@ from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import Snake1d
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
+from stable_audio_tools.models.layers.recompute import Recomputing
 
 
-class _ResidualUnit(nn.Module):
+class _ResidualUnit(Recomputing):
     """Snake, dilated convolution, snake, 1x1 convolution, plus the input."""
 
     def __init__(self, dim: int, dilation: int) -> None:
@@ -25,7 +26,7 @@ class _ResidualUnit(nn.Module):
             WNConv1d(dim, dim, kernel_size=1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
+    def compute(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
         return x + self.block(x)
 
 

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Window
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.conv import WNConv1d
 from stable_audio_tools.models.layers.norms import DynamicTanh
+from stable_audio_tools.models.layers.recompute import recomputed
 from stable_audio_tools.models.layers.transformer_block import TransformerBlock
 
 
@@ -193,8 +193,6 @@ class TransformerResamplingBlock(nn.Module):
         return x
 
     def _layers(self, x: Tensor, start: int, stop: int, window: list[int] | None) -> Tensor:
-        recompute = self.checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.transformers[start:stop]:
-            arguments = (x, None, None, None, window)
-            x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
+            x = recomputed(layer, x, None, None, None, window, is_on=self.checkpointing and self.training)
         return x

@@ -14,6 +14,7 @@ from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Probabil
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
+from stable_audio_tools.models.layers.recompute import Recomputing
 from stable_audio_tools.registry import Options
 
 Norm = Literal["none", "weight_norm", "spectral_norm", "time_layer_norm", "layer_norm", "time_group_norm"]
@@ -154,7 +155,7 @@ class _Activation:
         return self.make(**self.params)
 
 
-class _ResnetBlock(nn.Module):
+class _ResnetBlock(Recomputing):
     """Two convolutions in a narrower space, plus the input or a 1x1 convolution of it."""
 
     def __init__(
@@ -167,7 +168,7 @@ class _ResnetBlock(nn.Module):
         )
         self.shortcut = nn.Identity() if true_skip else _SConv1d(dim, dim, 1, **conv)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.block(x)
 
 

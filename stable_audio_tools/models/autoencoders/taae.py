@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Window
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import DECODERS, ENCODERS
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d, WNConvTranspose1d
+from stable_audio_tools.models.layers.recompute import recomputed
 from stable_audio_tools.models.layers.residual import residual_units
 from stable_audio_tools.models.layers.transformer_block import TransformerBlock
 from stable_audio_tools.models.layers.transpose import Transpose
@@ -89,8 +88,7 @@ class TAAEBlock(nn.Module):
         for layer in self.layers:
             for part in layer if isinstance(layer, nn.ModuleList) else [layer]:
                 arguments = (x, None, None, None, self.sliding_window) if isinstance(part, TransformerBlock) else (x,)
-                recompute = self.checkpointing and self.training and torch.is_grad_enabled()
-                x = checkpoint(part, *arguments, use_reentrant=False) if recompute else part(*arguments)
+                x = recomputed(part, *arguments, is_on=self.checkpointing and self.training)
         return x
 
 

@@ -24,6 +24,7 @@ from stable_audio_tools.models.layers.activations import Snake1d
 from stable_audio_tools.models.layers.attention_backends import attend
 from stable_audio_tools.models.layers.embeddings import FourierFeatures
 from stable_audio_tools.models.layers.parameters import dtype_of, halve_parameters
+from stable_audio_tools.models.layers.recompute import Recomputing
 from stable_audio_tools.registry import Options
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ CUBIC = (-0.01171875, -0.03515625, 0.11328125, 0.43359375, 0.43359375, 0.1132812
 TIME_FEATURES = 16
 
 
-class ResConvBlock(nn.Module):
+class ResConvBlock(Recomputing):
     """Two convolutions with group norm and GELU, plus the input: (B, c_in, L) -> (B, c_out, L).
 
     Args:
@@ -73,7 +74,7 @@ class ResConvBlock(nn.Module):
             nn.Identity() if is_last else activation(c_out),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return self.main(x) + self.skip(x)
 
 

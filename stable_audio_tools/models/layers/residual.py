@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from stable_audio_tools.models.layers.activations import get_activation
 from stable_audio_tools.models.layers.conv import WNConv1d
+from stable_audio_tools.models.layers.recompute import Recomputing
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(Recomputing):
     """Activation, dilated convolution, activation, 1x1 convolution, plus the input.
 
     Args:
@@ -27,7 +28,7 @@ class ResidualUnit(nn.Module):
             WNConv1d(channels, channels, kernel_size=1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
+    def compute(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
         return x + self.layers(x)
 
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from stable_audio_tools.config.base import NonNegativeInt, PositiveInt, Window
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.layers.attention import window_mask
 from stable_audio_tools.models.layers.embeddings import AbsolutePositionalEmbedding, RotaryEmbedding, ScaledSinusoidalEmbedding
 from stable_audio_tools.models.layers.kv_cache import Heads, TransformerCache, attention_mask
+from stable_audio_tools.models.layers.recompute import recomputed
 from stable_audio_tools.models.layers.transformer_block import LocalCond, Padding, TransformerBlock
 from stable_audio_tools.registry import Options
 
@@ -194,8 +194,7 @@ class ContinuousTransformer(nn.Module):
                 "local_cond": local_cond,
                 "padding": padding,
             }
-            recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-            x = checkpoint(layer, *arguments, use_reentrant=False, **options) if recompute else layer(*arguments, **options)
+            x = recomputed(layer, *arguments, is_on=self.gradient_checkpointing and self.training, **options)
             if return_info:
                 hidden_states.append(x)
             if exit_layer_ix is not None and index == exit_layer_ix:

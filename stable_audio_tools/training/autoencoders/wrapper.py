@@ -58,7 +58,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         encoder_freeze_on_warmup: Train only the decoder after that.
         clip_grad_norm: Largest norm of a player's gradient; 0 does not clip.
         force_input_mono: Encode the mean of the channels.
-        latent_mask_ratio: Share of the latents' values that are hidden from the decoder.
+        latent_mask_ratio: Share of the latents' values that are hidden from the decoder in training.
         teacher_model: A trained autoencoder with the same latents, to be imitated.
     """
 
@@ -167,18 +167,28 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
 
     # ---- what is compared ------------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, reals: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Audio (B, C, T) through the model, trimmed to a common length: (reals, decoded, info)."""
-        config = self.training_config
-        encoder_input = reals.mean(dim=1, keepdim=True).expand_as(reals) if config.force_input_mono else reals
+    def heard(self, audio: Tensor) -> Tensor:
+        """What the encoder gets of audio (B, C, T): with ``force_input_mono`` the mean of the channels, for each of its own."""
+        if not self.training_config.force_input_mono:
+            return audio
+        return audio.mean(dim=1, keepdim=True).expand(-1, self.autoencoder.in_channels, -1)
+
+    def reconstruct(self, reals: Tensor, *, is_taught: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Audio (B, C, T) through the model, trimmed to a common length: (reals, decoded, info).
+
+        Args:
+            reals: (B, C, T)
+            is_taught: Whether ``info`` has what a teacher makes of it, if there is one.
+        """
+        encoder_input, ratio = self.heard(reals), self.training_config.latent_mask_ratio
         strides = self._strides()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_encoder_frozen):
             latents, info = self.autoencoder.encode(encoder_input, return_info=True, **strides.encoder)
         info["latents"] = latents
-        if config.latent_mask_ratio > 0:
-            latents = torch.where(torch.rand_like(latents) < config.latent_mask_ratio, torch.zeros_like(latents), latents)
+        if ratio > 0 and self.training:  # validation measures what the model can do
+            latents = torch.where(torch.rand_like(latents) < ratio, torch.zeros_like(latents), latents)
         decoded = self.autoencoder.decode(latents, **strides.decoder)
-        if self.teacher_model is not None:
+        if self.teacher_model is not None and is_taught:
             with torch.no_grad():
                 info["teacher_latents"] = self.teacher_model.encode(encoder_input)
                 info["teacher_decoded"] = self.teacher_model.decode(info["teacher_latents"])
@@ -220,7 +230,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
     def _discriminator_terms(self, reals: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.discriminator is not None
         with torch.no_grad():
-            reals, decoded, _ = self.reconstruct(reals)
+            reals, decoded, _ = self.reconstruct(reals, is_taught=False)
         return self.losses_disc({"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)})[1], {}
 
     # ---- steps -----------------------------------------------------------------------------------------------------------------
@@ -242,12 +252,14 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         reals, _ = unbatch(batch)
         with isolated_randomness(batch_idx):
             reals, decoded, info = self.reconstruct(reals)
-        values = self.reconstruction_losses(reals, decoded, info)
+        options: dict[str, Any] = {"on_epoch": True, "sync_dist": True}
+        losses = {f"val/{name}": value for name, value in self.reconstruction_losses(reals, decoded, info).items()}
+        self.log_dict(losses, batch_size=len(reals), **options)
         for key, metric in self.eval_losses.items():
             measured = metric(decoded, reals)
-            values[key] = -measured if key == "sisdr" else measured  # a ratio, of which more is better
-        logs = {f"val/{name}": value for name, value in values.items() if not torch.isnan(value)}
-        self.log_dict(logs, on_epoch=True, sync_dist=True, batch_size=reals.shape[0])
+            measured = -measured if key == "sisdr" else measured  # a ratio, of which more is better
+            is_silent = bool(measured.isnan())  # nothing to judge: weighs nothing, in the same mean, which all processes must log
+            self.log(f"val/{key}", measured.nan_to_num(), batch_size=0 if is_silent else len(reals), **options)
 
 
 @WRAPPERS.register("autoencoder")

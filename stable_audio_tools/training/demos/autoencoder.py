@@ -11,6 +11,7 @@ from stable_audio_tools.audio.point_cloud import point_cloud_image
 from stable_audio_tools.config.model import AutoencoderConfig
 from stable_audio_tools.families import DEMOS
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
 from stable_audio_tools.training.base import TrainingWrapper, unbatch
 from stable_audio_tools.training.demos.base import DemoCallback
 
@@ -38,7 +39,8 @@ class AutoencoderDemoCallback(DemoCallback):
         reals = self.clips.to(wrapper.device)
         with wrapper.averaged() as model:
             assert isinstance(model, AudioAutoencoder)
-            latents = model.encode(reals)  # (B, D, L)
+            heard = wrapper.heard(reals) if isinstance(wrapper, AutoencoderTrainingWrapper) else reals
+            latents = model.encode(heard)  # (B, D, L)
             decoded = model.decode(latents, **self.decoding).to(reals)
         length = min(reals.shape[-1], decoded.shape[-1])
         pairs = rearrange([reals[..., :length], decoded[..., :length]], "p b c t -> c (b p t)")

@@ -26,7 +26,7 @@ RECONSTRUCTION_WEIGHT = 0.1
 
 @takes_keys_of(DiffusionAutoencoderTraining, "training", renamed={"lr": "learning_rate"}, ignored=("ema_copy",))
 class DiffusionAutoencoderTrainingWrapper(DiffusionTrainingWrapper):
-    """Trains a `DiffusionAutoencoder`: everything but its pretransform. Times are uniform.
+    """Trains a `DiffusionAutoencoder`: everything but its pretransform.
 
     Args:
         model: The model.
@@ -38,7 +38,7 @@ class DiffusionAutoencoderTrainingWrapper(DiffusionTrainingWrapper):
     ema_prefix = "diffae_ema"
 
     def __init__(self, model: DiffusionAutoencoder, training: DiffusionAutoencoderTraining) -> None:
-        super().__init__()
+        super().__init__(training.timestep_sampler, training.timestep_sampler_options)
         self.diffae = model
         self.training_config = training
         self.diffae_ema = EMA(model)

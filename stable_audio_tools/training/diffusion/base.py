@@ -14,8 +14,8 @@ from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.sampling.timesteps import TimestepSampler
 from stable_audio_tools.training.base import RunningMeans, TrainingWrapper, of_every_process, of_this_process
-from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.randomness import isolated_randomness
+from stable_audio_tools.training.schedulers import optimizer_and_schedule
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -32,6 +32,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
 
     training_config: Any
     timestep_sampler: TimestepSampler
+    default_optimizer = "Adam"
 
     def __init__(self, timestep_sampler: str = "uniform", timestep_sampler_options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -69,9 +70,10 @@ class DiffusionTrainingWrapper(TrainingWrapper):
             self.train(self.training)
 
     def configure_optimizers(self) -> Any:
-        """Adam at ``learning_rate``."""
-        block = {"type": "Adam", "config": {"lr": self.training_config.learning_rate}}
-        return create_optimizer_from_config(block, self.model.named_parameters())
+        """As configured, or `default_optimizer` at ``learning_rate``."""
+        configs = self.training_config.optimizer_configs
+        default = {"optimizer": {"type": self.default_optimizer, "config": {"lr": self.training_config.learning_rate}}}
+        return optimizer_and_schedule(configs.diffusion.model_dump() if configs else default, self.model)
 
     def latents_of(self, reals: Tensor) -> Tensor:
         """Audio (B, C, T), or latents if the data is pre-encoded -> what the model denoises, (B, D, L)."""

@@ -20,9 +20,7 @@ from stable_audio_tools.training.diffusion.average import FrameWeights, coupled_
 from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, noise_of_items
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.randomness import isolated_randomness, item_seeds
-from stable_audio_tools.training.schedulers import create_scheduler_from_config
 from stable_audio_tools.training.sections import takes_keys_of
 
 Metadata = Sequence[Mapping[str, Any]]
@@ -62,6 +60,7 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
     """
 
     model_prefix = "diffusion"
+    default_optimizer = "AdamW"
 
     def __init__(self, model: ConditionedDiffusionModelWrapper, training: DiffusionCondTraining) -> None:
         super().__init__(training.timestep_sampler, training.timestep_sampler_options)
@@ -75,16 +74,16 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
             self.ema_prefix = "diffusion_ema"
             self.diffusion_ema = EMA(model.model)
 
-    def configure_optimizers(self) -> Any:
-        """As configured, or AdamW at ``learning_rate``."""
-        configs = self.training_config.optimizer_configs
-        default = {"optimizer": {"type": "AdamW", "config": {"lr": self.training_config.learning_rate}}}
-        chosen = configs.diffusion.model_dump() if configs else default
-        optimizer = create_optimizer_from_config(chosen["optimizer"], self.diffusion.named_parameters())
-        if chosen.get("scheduler") is None:
-            return optimizer
-        scheduler = create_scheduler_from_config(chosen["scheduler"], optimizer)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Conditioners that the backbone does not listen to, or not to every item's."""
+        model = self.diffusion
+        heard = {
+            *model.cross_attn_cond_ids, *model.global_cond_ids, *model.input_concat_ids, *model.prepend_cond_ids, *model.local_add_cond_ids,
+        }  # fmt: skip
+        parts = model.conditioner.conditioners if model.conditioner is not None else {}
+        unheard = [part for name, part in parts.items() if name not in heard]
+        return bool(model.modular_local_cond_ids) or any(parameter.requires_grad for part in unheard for parameter in part.parameters())
 
     # ---- from a batch to what is trained on ---------------------------------------------------------------------------------------
 

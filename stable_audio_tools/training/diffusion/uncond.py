@@ -20,7 +20,7 @@ from stable_audio_tools.training.sections import takes_keys_of
 
 @takes_keys_of(DiffusionUncondTraining, "training", renamed={"lr": "learning_rate"}, ignored=("ema_copy",))
 class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
-    """Trains a `DiffusionModelWrapper`: backbone and, if ``enable_grad``, the pretransform. Times are uniform.
+    """Trains a `DiffusionModelWrapper`: backbone and, if ``enable_grad``, the pretransform.
 
     Args:
         model: The model.
@@ -31,7 +31,7 @@ class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
     ema_prefix = "diffusion_ema"
 
     def __init__(self, model: DiffusionModelWrapper, training: DiffusionUncondTraining) -> None:
-        super().__init__()
+        super().__init__(training.timestep_sampler, training.timestep_sampler_options)
         self.diffusion = model
         self.training_config = training
         self.diffusion_ema = EMA(model.model)

@@ -20,8 +20,7 @@ from stable_audio_tools.models.lm.model import LMOutput
 from stable_audio_tools.models.lm.wrapper import AudioLanguageModelWrapper
 from stable_audio_tools.training.base import TrainingWrapper, padding_mask_of, unbatch
 from stable_audio_tools.training.ema import EMA
-from stable_audio_tools.training.optimizers import create_optimizer_from_config
-from stable_audio_tools.training.schedulers import create_scheduler_from_config
+from stable_audio_tools.training.schedulers import optimizer_and_schedule
 from stable_audio_tools.training.sections import takes_keys_of
 
 
@@ -87,11 +86,7 @@ class AudioLanguageModelTrainingWrapper(TrainingWrapper):
         configs = self.training_config.optimizer_configs
         options = {"lr": self.training_config.learning_rate, "betas": [0.9, 0.95], "weight_decay": 0.1}
         chosen = configs.lm.model_dump() if configs else {"optimizer": {"type": "AdamW", "config": options}}
-        optimizer = create_optimizer_from_config(chosen["optimizer"], self.model.named_parameters())
-        if chosen.get("scheduler") is None:
-            return optimizer
-        scheduler = create_scheduler_from_config(chosen["scheduler"], optimizer)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        return optimizer_and_schedule(chosen, self.model)
 
     def tokens_of(self, reals: Tensor) -> Tensor:
         """Audio (B, C, T'), or tokens if the data is pre-encoded -> tokens (B, K, T)."""

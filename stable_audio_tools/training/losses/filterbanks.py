@@ -15,24 +15,30 @@ from stable_audio_tools.errors import ConfigError
 
 
 @lru_cache(maxsize=64)
-def slaney_mel(sample_rate: int, n_fft: int, num_mels: int) -> Tensor:
-    """Triangles of equal area on Slaney's mel scale between 0 Hz and half the sample rate: (M, F).
+def slaney_mel(sample_rate: int, n_fft: int, num_mels: int, low: float = 0.0, high: float | None = None) -> Tensor:
+    """Triangles of equal area on Slaney's mel scale: (M, F).
 
     Args:
         sample_rate: In Hz.
         n_fft: Window length of the spectra.
         num_mels: Bands M.
+        low: Where the first one begins, in Hz.
+        high: Where the last one ends, in Hz; None is half the sample rate.
 
     Source: Slaney 1998, "Auditory Toolbox", Technical Report 1998-010.
 
     Raises:
-        ConfigError: If there are more bands than bins.
+        ConfigError: If there are more bands than bins, or no frequencies.
     """
+    high = sample_rate / 2 if high is None else high
+    if not 0 <= low < high <= sample_rate / 2:
+        raise ConfigError(f"mel scale: bands lie between 0 and {sample_rate / 2:g} Hz, got {low:g} to {high:g}")
     if num_mels > n_fft // 2 + 1:
         raise ConfigError(f"mel scale: {num_mels} bands are more than the {n_fft // 2 + 1} frequencies of fft size {n_fft}")
     with torch.device("cpu"), torch.inference_mode(False):  # cached: the next caller may be in another mode
-        top = _hz_to_mel(sample_rate / 2)
-        edges = torch.tensor([_mel_to_hz(top * i / (num_mels + 1)) for i in range(num_mels + 2)], dtype=torch.float64)  # Hz, (M + 2,)
+        first, last = _hz_to_mel(low), _hz_to_mel(high)
+        steps = [first + (last - first) * index / (num_mels + 1) for index in range(num_mels + 2)]
+        edges = torch.tensor([_mel_to_hz(mel) for mel in steps], dtype=torch.float64)  # Hz, (M + 2,)
         bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)  # Hz, (F,)
         left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]  # (M, 1)
         triangles = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp_min(0)  # (M, F)

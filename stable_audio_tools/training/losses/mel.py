@@ -13,7 +13,7 @@ from stable_audio_tools.families import LOSSES
 from stable_audio_tools.training.losses.filterbanks import slaney_mel
 
 
-@LOSSES.register("mel", rules=(("lengths", "n_mels", "window_lengths"),))
+@LOSSES.register("mel", rules=(("lengths", "n_mels", "window_lengths", "mel_fmin", "mel_fmax"),))
 class MelSpectrogramLoss(nn.Module):
     """Distance of mel spectrograms and of their logarithms, summed over several resolutions.
 
@@ -25,6 +25,8 @@ class MelSpectrogramLoss(nn.Module):
         log_weight: Weight of the distance of base-10 logarithms.
         mag_weight: Weight of the distance of magnitudes.
         clamp_eps: Smallest magnitude, before the exponent.
+        mel_fmin: Where the bands of each begin, in Hz; 0 unless given.
+        mel_fmax: Where they end; None is half the sample rate.
     """
 
     def __init__(
@@ -36,16 +38,22 @@ class MelSpectrogramLoss(nn.Module):
         log_weight: NonNegativeFloat = 1.0,
         mag_weight: NonNegativeFloat = 1.0,
         clamp_eps: PositiveFloat = 1e-5,
+        mel_fmin: Sequence[NonNegativeFloat] | None = None,
+        mel_fmax: Sequence[PositiveFloat | None] | None = None,
     ) -> None:
         super().__init__()
         if not len(n_mels) == len(window_lengths) > 0:
             raise ConfigError(
                 f"loss 'mel': n_mels and window_lengths must have the same length, got {len(n_mels)} and {len(window_lengths)}"
             )
+        lows, highs = mel_fmin or [0.0] * len(n_mels), mel_fmax or [None] * len(n_mels)
+        if not len(lows) == len(highs) == len(n_mels):
+            raise ConfigError(f"loss 'mel': mel_fmin and mel_fmax need a number for each of the {len(n_mels)} n_mels")
         self.pow, self.log_weight, self.mag_weight, self.clamp_eps = pow, log_weight, mag_weight, clamp_eps
         self.window_lengths = tuple(window_lengths)
         for index, (mels, length) in enumerate(zip(n_mels, window_lengths, strict=True)):
-            self.register_buffer(f"bands_{index}", slaney_mel(sample_rate, length, mels), persistent=False)
+            bands = slaney_mel(sample_rate, length, mels, lows[index], highs[index])
+            self.register_buffer(f"bands_{index}", bands, persistent=False)
             self.register_buffer(f"window_{index}", torch.hann_window(length), persistent=False)
 
     def mel(self, audio: Tensor, index: int) -> Tensor:

@@ -22,8 +22,9 @@ from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.inference.generation import generate_diffusion_cond
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
+from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
 from stable_audio_tools.training.base import TrainingWrapper
-from stable_audio_tools.training.metrics.embeddings import ClapEmbedding, build_embeddings
+from stable_audio_tools.training.metrics.embeddings import ClapEmbedding, LatentEmbedding, build_embeddings
 from stable_audio_tools.training.metrics.frechet import frechet_distance
 from stable_audio_tools.training.metrics.prompts import read_prompts
 from stable_audio_tools.training.optims.schedule_free import averaged_iterates
@@ -157,13 +158,15 @@ class ReconstructionMetricsCallback(MetricsCallback[ReconstructionMetrics]):
     def numbers(self, wrapper: TrainingWrapper) -> dict[str, float]:
         reals: dict[str, list[Tensor]] = {name: [] for name in self.embeddings}
         fakes: dict[str, list[Tensor]] = {name: [] for name in self.embeddings}
+        assert isinstance(wrapper, AutoencoderTrainingWrapper)
         with wrapper.averaged() as model:
             assert isinstance(model, AudioAutoencoder)
-            for index, clip in enumerate(self.real_clips(model.sample_rate, model.in_channels, wrapper.device), start=1):
-                made = model(clip[None])[0]
+            for index, clip in enumerate(self.real_clips(model.sample_rate, model.out_channels, wrapper.device), start=1):
+                made = model(wrapper.heard(clip[None]))[0]
                 for name, embedding in self.embeddings.items():
-                    reals[name].append(embedding.points(model, [clip]))
-                    fakes[name].append(embedding.points(model, [made]))
+                    for points, audio in ((reals, clip), (fakes, made)):
+                        given = wrapper.heard(audio[None])[0] if isinstance(embedding, LatentEmbedding) else audio
+                        points[name].append(embedding.points(model, [given]))
                 self.tell("reconstructions", index, len(self.files))
         return {f"{name}_frechet_distance": frechet_distance(torch.cat(reals[name]), torch.cat(fakes[name])) for name in self.embeddings}
 

@@ -1,6 +1,7 @@
 """Training an autoencoder: whose turn it is, which losses count, what stands still."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -58,6 +59,22 @@ def test_players_take_turns_and_touch_nothing_of_each_other(train_briefly, tiny_
     generator = {"mrstft_loss", "l1_time_loss", "kl_loss", "loss_adv", "feature_matching_loss", "loss", "gen_lr", "latent_std", "data_std"}
     assert {key.removeprefix("train/") for key in watch.logs[0]} == generator
     assert set(watch.logs[1]) == {"train/discriminator_loss", "train/disc_lr"}
+
+
+ADVERSARIES = {
+    "encodec-rpgan": {"filters": 2, "n_ffts": [64], "hop_lengths": [16], "win_lengths": [64], "loss_type": "rpgan"},
+    "oobleck": {},
+    "dac": {"channels": 2, "sample_rate": 8000, "rates": [2], "periods": [3], "fft_sizes": [64]},
+    "big_vgan": {"periods": [3], "hop_lengths": [16], "bins_per_octaves": [4], "n_octaves": 3, "filters": 2},
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "oobleck" else name for name in ADVERSARIES])
+def test_every_adversary_plays_with_a_stereo_autoencoder(train_briefly, tiny_autoencoder, name):
+    adversary = {"type": name.split("-")[0], "config": ADVERSARIES[name], "weights": {"adversarial": 0.1, "feature_matching": 5.0}}
+    watch = watched(train_briefly, tiny_autoencoder(channels=2, losses={"discriminator": adversary}), max_steps=3)
+    assert [watch.moved(batch) for batch in (0, 1)] == [{"autoencoder", "autoencoder_ema"}, {"discriminator"}]
+    assert watch.logs[2]["train/feature_matching_loss"] > 0 and "train/loss_adv" in watch.logs[2]
 
 
 def test_without_an_adversary_every_batch_trains_the_autoencoder(train_briefly, tiny_autoencoder):
@@ -148,6 +165,47 @@ def test_reconstruct_can_listen_to_the_mono_mix_and_hide_latents(wrap):
     hidden = wrap(latent_mask_ratio=1.0)
     silence = hidden.autoencoder.decode(torch.zeros(1, 4, 16))
     torch.testing.assert_close(hidden.reconstruct(reals[:, :1])[1], silence)
+
+
+@pytest.fixture
+def stereoizer(tiny_autoencoder):
+    """``stereoizer(**training)``: one channel in, two out."""
+
+    def config(**training):
+        made = tiny_autoencoder(channels=2, force_input_mono=True, **training)
+        made["model"] |= {"in_channels": 1, "out_channels": 2}
+        made["model"]["encoder"]["config"]["in_channels"] = 1
+        return made
+
+    return config
+
+
+def test_a_model_can_make_stereo_of_the_mono_mix(train_briefly, stereoizer, write_noises, tmp_path, caplog):
+    """In training, validation, demos and metrics."""
+    folder = write_noises(tmp_path / "stereo", channels=2)
+    data = {"dataset_type": "audio_dir", "datasets": [{"id": "stereo", "path": str(folder)}]}
+    config = stereoizer(metrics={"ref_audios_path": str(folder), "ref_audios_ext": ".wav", "metrics_every": 2, "max_samples": 2})
+    options = {"dataset_config": data, "val_dataset_config": data, "val_every": 2, "max_steps": 2, "logger": "csv"}
+    result = train_briefly(config, demos=True, **options)
+    demos = [path.name for path in (result.folder / "demos").iterdir()]
+    assert "recon_00000000.wav" in demos and "failed" not in caplog.text
+    assert "metrics/latent_frechet_distance" in (result.folder / "metrics" / "metrics.csv").read_text()
+    assert float(result.wrapper.trainer.callback_metrics["val/mrstft_loss"]) > 0
+    reals = torch.randn(2, 2, 64)
+    assert torch.equal(result.wrapper.heard(reals), reals.mean(dim=1, keepdim=True))
+
+
+def test_validation_hides_no_latents(wrap):
+    wrapper = wrap(latent_mask_ratio=0.5)
+    reals = torch.randn(1, 1, 256)
+    results = []
+    for mode in (True, False):
+        for ratio in (0.5, 0.0):
+            wrapper.training_config = wrapper.training_config.model_copy(update={"latent_mask_ratio": ratio})
+            torch.manual_seed(1)
+            results.append(wrapper.train(mode).reconstruct(reals)[1])
+    assert not torch.equal(results[0], results[1])
+    assert torch.equal(results[2], results[3])
 
 
 def test_a_length_that_strides_do_not_divide_is_trimmed_to_a_common_one(wrap):
@@ -267,6 +325,17 @@ def test_gradients_are_clipped_per_player(train_briefly, tiny_autoencoder, optio
         assert 0 < float(distance) <= 1.01 * (option.get("gradient_clip_val") or 1e-2)
 
 
+def test_gradients_that_are_still_scaled_are_not_clipped(wrap):
+    wrapper = wrap(clip_grad_norm=1.0)
+    wrapper._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=torch.amp.GradScaler("cpu")))
+    plain, fused = (torch.optim.AdamW(wrapper.autoencoder.parameters(), fused=is_fused) for is_fused in (False, True))
+    wrapper.on_before_optimizer_step(plain)
+    with pytest.raises(
+        ConfigError, match='a fused AdamW in half precision unscales gradients itself, too late to clip them: leave "fused"'
+    ):
+        wrapper.on_before_optimizer_step(fused)
+
+
 def test_weights_that_decay_go_on_where_a_checkpoint_was_written(train_briefly, tiny_autoencoder):
     config = tiny_autoencoder(losses={"time": {"weights": {"l1": 1.0}, "decay": 0.5}})
     first = train_briefly(config, max_steps=2)
@@ -294,6 +363,32 @@ def test_validation_measures_what_is_asked_for(train_briefly, tiny_autoencoder, 
     assert {"val/stft", "val/sisdr", "val/mel", "val/mrstft_loss"} <= set(values)
     assert values["val/stft"] > 0 and values["val/mel"] > 0
     assert values["val/sisdr"] < 0, "what a model makes after five steps has little to do with the original"
+
+
+def test_validation_shows_what_is_not_a_number_and_leaves_out_what_nothing_can_be_said_of(train_briefly, tiny_autoencoder, noises):
+    """A metric has nothing to say of one batch in five; a loss that is not a number is a loss that is not a number."""
+
+    class Judge(torch.nn.Module):
+        count = 0
+
+        def forward(self, x, y):
+            self.count += 1
+            return torch.tensor(float("nan") if self.count % 5 == 1 else 3.0)
+
+    class Replace(pl.Callback):
+        def __init__(self, loss):
+            self.loss = loss
+
+        def on_validation_start(self, trainer, pl_module):
+            pl_module.eval_losses["sisdr"] = Judge()
+            if self.loss:
+                pl_module.reconstruction_losses = lambda *_: {"mrstft_loss": torch.tensor(float("nan"))}
+
+    for loss in (False, True):
+        options = {"val_dataset_config": noises, "val_every": 1, "max_steps": 1, "callbacks": [Replace(loss)]}
+        metrics = train_briefly(tiny_autoencoder(eval_loss_configs={"sisdr": {}}), **options).wrapper.trainer.callback_metrics
+        assert float(metrics["val/sisdr"]) == -3
+        assert bool(metrics["val/mrstft_loss"].isnan()) is loss
 
 
 def test_all_published_losses_come_in_the_published_order(wrap):
@@ -344,6 +439,18 @@ def test_every_loss_of_a_teacher_reaches_the_student(taught):
         assert reached == expected, name
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in wrapper.teacher_model.parameters())
     assert not wrapper.train().teacher_model.training
+
+
+def test_the_adversarys_step_does_not_ask_the_teacher(taught, tiny_autoencoder, monkeypatch):
+    config = taught()
+    config["training"]["loss_configs"] = tiny_autoencoder(adversary=True)["training"]["loss_configs"]
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    asked = []
+    monkeypatch.setattr(wrapper.teacher_model, "decode", lambda latents: asked.append(latents) or torch.zeros(1, 1, 256))
+    wrapper._discriminator_terms(torch.randn(1, 1, 256))
+    assert not asked
+    wrapper._generator_terms(torch.randn(1, 1, 256))
+    assert len(asked) == 2
 
 
 def test_a_teacher_stays_what_it_is_and_the_student_comes_nearer(train_briefly, taught):

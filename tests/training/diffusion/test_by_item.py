@@ -61,6 +61,20 @@ def test_four_batches_of_two_are_one_of_eight(tiny_diffusion, training):
     assert float((by_batch[0] - by_batch[1]).abs().max()) > 0.01 * scale
 
 
+@pytest.mark.parametrize("kind", ["tiny_diffusion", "tiny_uncond"])
+def test_a_run_that_accumulates_is_one_with_large_batches(request, train_briefly, kind):
+    recipe = {"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 0.1}}}}
+    more = {"cfg_dropout_prob": 0.0} if kind == "tiny_diffusion" else {}
+    config = request.getfixturevalue(kind)(noise_by_item=True, optimizer_configs=recipe, **more)
+    small = train_briefly(config, batch_size=2, accum_batches=4, max_steps=1).wrapper
+    large = train_briefly(config, batch_size=8, max_steps=1).wrapper
+    other = train_briefly(config, batch_size=2, max_steps=1).wrapper
+    for a, b in zip(small.parameters(), large.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    distances = [(a - b).detach().abs().max() for a, b in zip(other.parameters(), large.parameters(), strict=True)]
+    assert float(torch.stack(distances).max()) > 1e-4
+
+
 def test_without_conditions_too(tiny_uncond):
     gradients = [gradient(tiny_uncond(noise_by_item=True), size) for size in (2, 8)]
     torch.testing.assert_close(*gradients, atol=1e-5 * float(gradients[0].abs().max()), rtol=1e-4)

@@ -48,6 +48,25 @@ def test_what_is_trained_learns_and_the_rest_stays(train_briefly, config_of, nam
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_recipes_are_those_of_the_config(wrap, train_briefly, config_of, name):
+    assert type(wrap(name).configure_optimizers()) is torch.optim.Adam
+    group = {"match": "model" if name == "uncond" else "decoder", "lr_scale": 0.5}
+    recipe = {
+        "optimizer": {"type": "Lion", "config": {"lr": 0.5}, "parameter_groups": [group]},
+        "scheduler": {"type": "InverseLR", "config": {"warmup": 0.5, "inv_gamma": 1e9}},
+    }
+    options = {"learning_rate": None, "optimizer_configs": {"diffusion": recipe}}
+    options |= {"timestep_sampler": "log_snr", "timestep_sampler_options": {"mean_logsnr": 40.0, "std_logsnr": 0.0}}
+    wrapper = wrap(name, **options)
+    (optimizer,), (schedule,) = wrapper.configure_optimizers()
+    assert type(optimizer).__name__ == "Lion" and schedule["interval"] == "step"
+    assert sorted({entry["lr"] for entry in optimizer.param_groups}) == ([0.125] if name == "uncond" else [0.125, 0.25])
+    assert wrapper.timestep_sampler(3).tolist() == pytest.approx([1e-4] * 3)
+    trained = train_briefly(config_of(name, **options), max_steps=2).wrapper
+    assert trained.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"] * 1.75)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_averaged_lends_the_average_and_puts_everything_back(wrap, name):
     wrapper = wrap(name).train()
     online = wrapper.state_dict()

@@ -178,6 +178,15 @@ def test_every_optimizer_learns_and_goes_on_from_its_state(name, tmp_path):
     assert fit(name, 5, fresh, other)[2] == expected
 
 
+@pytest.mark.parametrize(("is_decoupled", "kind"), [(True, torch.optim.AdamW), (False, torch.optim.Adam)])
+def test_the_name_of_deepspeed_means_the_optimizer_of_torch(is_decoupled, kind):
+    config = {"lr": 0.1, "betas": [0.9, 0.95], "weight_decay": 0.2, "bias_correction": True, "adam_w_mode": is_decoupled}
+    ours = run(lambda p: create_optimizer_from_config({"type": "FusedAdam", "config": config}, p))
+    theirs = run(lambda p: kind(p, lr=0.1, betas=(0.9, 0.95), weight_decay=0.2))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert create_optimizer_from_config({"type": "FusedAdam"}, [torch.nn.Parameter(torch.ones(2))]).defaults["weight_decay"] == 0
+
+
 def test_schedule_free_weights_are_averaged_while_asked_for():
     pytest.importorskip("schedulefree")
     model, optimizer, _ = fit("AdamWScheduleFree", 5)

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stable_audio_tools.errors import ConfigError
+from stable_audio_tools.models.layers.recompute import Recomputing
 
 
 class Conv1d(nn.Conv1d):
@@ -81,7 +82,7 @@ class ConvBlock1d(nn.Module):
         return self.project(F.silu(x))
 
 
-class ResnetBlock1d(nn.Module):
+class ResnetBlock1d(Recomputing):
     """(B, width_in, L) -> (B, width_out, L): two convolutions, the second modulated by the mapping, plus the input.
 
     Args:
@@ -99,7 +100,7 @@ class ResnetBlock1d(nn.Module):
         self.block2 = ConvBlock1d(width_out, width_out, groups)
         self.to_out = Conv1d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
-    def forward(self, x: Tensor, mapping: Tensor | None) -> Tensor:
+    def compute(self, x: Tensor, mapping: Tensor | None) -> Tensor:
         hidden = self.block2(self.block1(x), None if mapping is None else self.to_scale_shift(mapping))
         return hidden + self.to_out(x)
 

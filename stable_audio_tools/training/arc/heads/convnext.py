@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from stable_audio_tools.config.base import PositiveInt
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import ARC_HEADS
 from stable_audio_tools.models.layers.conv import WNConv1d
+from stable_audio_tools.models.layers.recompute import recomputed
 from stable_audio_tools.registry import Options
 
 RULES = (("lengths", "c_mults", "strides"), ("lengths", "c_mults", "num_blocks"))
@@ -47,7 +47,7 @@ class ConvNeXtUnit(nn.Module):
 
 
 class ConvNeXtStage(nn.Module):
-    """Blocks, then a strided convolution. Blocks are recomputed in the backward pass, which saves their activations.
+    """Blocks, then a strided convolution.
 
     Args:
         in_channels: Before.
@@ -59,12 +59,13 @@ class ConvNeXtStage(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, num_blocks: int, conv_args: Mapping[str, Any]) -> None:
         super().__init__()
+        self.checkpointing = False  # a training setting: recompute blocks in the backward pass to save memory
         self.layers = nn.ModuleList([ConvNeXtUnit(in_channels, **conv_args) for _ in range(num_blocks)])
         self.downsample = WNConv1d(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, D, L) -> (B, D', ~L / stride)
         for layer in self.layers:
-            x = checkpoint(layer, x, use_reentrant=False) if torch.is_grad_enabled() and self.training else layer(x)
+            x = recomputed(layer, x, is_on=self.checkpointing and self.training)
         return self.downsample(x)
 
 
