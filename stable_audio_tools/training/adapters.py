@@ -57,10 +57,11 @@ class TrainedAdapter:
     def __init__(self, model: nn.Module, block: AdapterBlock, model_type: str) -> None:
         total = count_parameters(model)
         self._model, self._block, self._model_type = model, block, model_type
+        before = read_adapter(block.start_from).named_for(model) if block.start_from is not None else None
         self._attached: Attached = attach(model, block.type, block.config, block.targets, block.exclude)
         self._base_hash = base_hash({name: self._inner(name).weight for name in self._attached})
-        if block.start_from is not None:
-            start_from(self._attached, model, read_adapter(block.start_from), block.type)
+        if before is not None:
+            start_from(self._attached, model, before, block.type)
         size = sum(parameter.numel() for parameter in self.parameters)
         logger.info(
             "training an adapter (%s) of %d layers, not the model: %.3f M parameters, %.2g %% of the model's %.1f M; files of %.1f MB",

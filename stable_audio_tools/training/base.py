@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -77,18 +77,15 @@ class TrainingWrapper(pl.LightningModule):
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """The model with its averaged weights, in eval mode; the online weights come back on exit."""
-        if self.ema is not None and self.ema.on_cpu:
-            with self.ema.swapped():
-                yield self.model.eval()
-            self.train(self.training)
-            return
-        model = self.ema.ema_model if self.ema is not None else self.model
+        is_swapped = self.ema is not None and self.ema.on_cpu
+        model = self.model if self.ema is None or is_swapped else self.ema.ema_model
         try:
-            yield model.eval()
+            with self.ema.swapped() if self.ema is not None and is_swapped else nullcontext():
+                yield model.eval()
         finally:
             self.train(self.training)
 
-    # ---- a loss that is not finite ------------------------------------------------------------------------------------------------
+    # ---- a loss or a gradient that is not finite ------------------------------------------------------------------------------------
 
     def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Log numbers; those of a step are also what is named if its loss is not finite."""
@@ -99,6 +96,10 @@ class TrainingWrapper(pl.LightningModule):
         """Backward, if the loss is finite."""
         self.guard.check(self, loss)
         super().manual_backward(loss, *args, **options)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Look at the gradients before they are used."""
+        self.guard.check_gradients(self, optimizer)
 
     # ---- exact resumption: the streams that noise and timesteps are drawn from -------------------------------------------------
 

@@ -24,6 +24,7 @@ from stable_audio_tools.data.loader import ResumableLoader
 from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.optims.schedule_free import averaged_iterates
+from stable_audio_tools.training.safety import first_broken
 
 logger = logging.getLogger(__name__)
 SCORES = "scores.json"
@@ -157,8 +158,34 @@ class CheckpointCallback(pl.Callback):
         trainer.limit_val_batches = self._limit_val_batches
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Save what the last checkpoint does not have, unless whoever asked to stop does not want to wait; give the signals back."""
+        if isinstance(exception, Exception) and self._last_step not in (-1, trainer.global_step):
+            self._rescue(trainer, pl_module)
         self._give_back(trainer)
+
+    def _rescue(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save in the middle of a batch that has failed, as if it had ended: a resumed run goes on with the next one."""
+        if trainer.world_size > 1:
+            logger.warning("step %d is not saved, the last checkpoint is of step %d: the other processes may be gone already",
+                           trainer.global_step, self._last_step)  # fmt: skip
+            return
+        broken = first_broken(pl_module)
+        if broken is not None:
+            logger.warning("step %d is not saved: its weights are not finite (%s)", trainer.global_step, broken)
+            return
+        if isinstance(pl_module, TrainingWrapper):
+            pl_module.on_validation_end()  # which may have failed, too: training has its random numbers and weights back
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        for state in (progress.current, progress.total):
+            state.started = state.processed = state.ready
+            state.completed = max(state.ready - 1, 0)
+        try:
+            self.save(trainer)
+        except Exception:  # what made the run fail may make this fail too
+            logger.exception("step %d could not be saved", trainer.global_step)
+            return
+        logger.warning("saved step %d before giving up: %s; --recover or --ckpt-path goes on with the batch after the one that failed",
+                       trainer.global_step, self.last_path)  # fmt: skip
 
     # ---- saving ----------------------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,7 @@ class AlternatingWrapper(TrainingWrapper):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients of the player whose turn it is; by now they are no longer multiplied by a loss scale."""
+        super().on_before_optimizer_step(optimizer)
         limit = self.clipped(optimizer)
         if limit > 0:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
