@@ -15,7 +15,8 @@ from stable_audio_tools.config.model import ModelConfig
 from stable_audio_tools.config.source import Source
 from stable_audio_tools.config.training.adapters import AdapterBlock, with_adapter
 from stable_audio_tools.errors import CheckpointError, ConfigError
-from stable_audio_tools.models.adapters.attach import Attached, attach, start_from, tensors_of
+from stable_audio_tools.models.adapters.attach import Attached, RandomLayers, attach, start_from, tensors_of
+from stable_audio_tools.models.adapters.compact import DTYPES, compact
 from stable_audio_tools.models.adapters.files import AdapterFile, base_hash, read_adapter, save_adapter
 from stable_audio_tools.models.adapters.stack import require_change, weights_of
 from stable_audio_tools.models.layers.parameters import count_parameters
@@ -42,7 +43,14 @@ def attach_for_training(model: nn.Module, config: ModelConfig) -> TrainedAdapter
         CheckpointError: If ``start_from`` names a file that does not fit.
     """
     block: AdapterBlock | None = getattr(config.training, "adapter", None)
-    return None if block is None else TrainedAdapter(model, block, config.model_type)
+    precision: str | None = getattr(config.training, "base_precision", None)
+    if block is None:
+        if precision is not None:
+            logger.warning("training.base_precision has no effect without an adapter: all of the model learns, and needs its precision")
+        return None
+    adapter = TrainedAdapter(model, block, config.model_type)
+    adapter.compact_base(precision)
+    return adapter
 
 
 class TrainedAdapter:
@@ -60,6 +68,7 @@ class TrainedAdapter:
         before = read_adapter(block.start_from).named_for(model) if block.start_from is not None else None
         self._attached: Attached = attach(model, block.type, block.config, block.targets, block.exclude)
         self._base_hash = base_hash({name: self._inner(name).weight for name in self._attached})
+        self.random_layers = RandomLayers(model, self._attached, block.module_dropout) if block.module_dropout else None
         if before is not None:
             start_from(self._attached, model, before, block.type)
         size = sum(parameter.numel() for parameter in self.parameters)
@@ -68,6 +77,12 @@ class TrainedAdapter:
             block.type, len(self._attached), size / 1e6, 100 * size / total, total / 1e6, 4 * size / 1e6,
         )  # fmt: skip
 
+    def compact_base(self, precision: str | None) -> None:
+        """Keep what does not learn in a smaller data type, if there is one."""
+        if precision is not None:
+            changed = compact(self._model, DTYPES[precision])
+            logger.info("%.1f M parameters that do not learn are kept in %s", changed / 1e6, precision)
+
     def _inner(self, name: str) -> Any:
         layer: Any = self._model.get_submodule(name)
         return layer.get_base_layer()
@@ -75,6 +90,7 @@ class TrainedAdapter:
     def share_base(self, wrapper: TrainingWrapper) -> None:
         """Let the average of the weights have its own copy of the adapter only, and checkpoints need no more than that, either."""
         wrapper.strict_loading = False
+        wrapper.has_random_parts = self.random_layers is not None
         if wrapper.ema is None:
             return
         online = wrapper.ema._online[0]
@@ -173,6 +189,11 @@ class AdapterCallback(pl.Callback):
     def __init__(self, adapter: TrainedAdapter) -> None:
         super().__init__()
         self._adapter = adapter
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Choose the layers that do without the adapter in this batch."""
+        if self._adapter.random_layers is not None:
+            self._adapter.random_layers.draw(f"{trainer.current_epoch} {batch_idx} {trainer.global_rank}")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the adapter and what belongs to neither model nor average."""

@@ -36,6 +36,7 @@ class TrainingWrapper(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.guard = Guard()
+        self.has_random_parts = False  # whether each batch leaves out others of the parameters
         self._random_state: dict[str, Any] | None = None
         self._validation = ExitStack()
 
@@ -62,7 +63,7 @@ class TrainingWrapper(pl.LightningModule):
     @property
     def has_idle_parameters(self) -> bool:
         """Whether some steps leave trainable parameters without a gradient; processes that average gradients have to be told."""
-        return False
+        return self.has_random_parts
 
     @property
     def model(self) -> nn.Module:

@@ -176,7 +176,8 @@ class CheckpointCallback(pl.Callback):
         if isinstance(pl_module, TrainingWrapper):
             pl_module.on_validation_end()  # which may have failed, too: training has its random numbers and weights back
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        for state in (progress.current, progress.total):
+        states: list[Any] = [progress.current, progress.total]
+        for state in states:
             state.started = state.processed = state.ready
             state.completed = max(state.ready - 1, 0)
         try:

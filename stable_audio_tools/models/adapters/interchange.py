@@ -98,8 +98,8 @@ def _scale_of(config: Mapping[str, Any], layer: str) -> Callable[[int], float]:
     """From the rank of a layer's matrices to the factor of their product, as peft computes it."""
     from peft.utils.other import get_pattern_key
 
-    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    alpha = float(patterns.get(get_pattern_key(list(patterns), layer), config.get("lora_alpha", 8)))
+    patterns: dict[str, Any] = config.get("alpha_pattern") or {}
+    alpha = float(patterns.get(get_pattern_key([*patterns], layer), config.get("lora_alpha", 8)))
     return lambda rank: alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
