@@ -169,9 +169,8 @@ class CheckpointCallback(pl.Callback):
             logger.warning("step %d is not saved, the last checkpoint is of step %d: the other processes may be gone already",
                            trainer.global_step, self._last_step)  # fmt: skip
             return
-        broken = first_broken(pl_module)
-        if broken is not None:
-            logger.warning("step %d is not saved: its weights are not finite (%s)", trainer.global_step, broken)
+        if first_broken(pl_module) is not None or (isinstance(pl_module, TrainingWrapper) and pl_module.guard.has_diverged):
+            logger.warning("step %d is not saved: its weights are not worth keeping", trainer.global_step)
             return
         if isinstance(pl_module, TrainingWrapper):
             pl_module.on_validation_end()  # which may have failed, too: training has its random numbers and weights back
@@ -181,7 +180,7 @@ class CheckpointCallback(pl.Callback):
             state.started = state.processed = state.ready
             state.completed = max(state.ready - 1, 0)
         try:
-            self.save(trainer)
+            self.save(trainer, keeps_all=True)
         except Exception:  # what made the run fail may make this fail too
             logger.exception("step %d could not be saved", trainer.global_step)
             return
@@ -217,8 +216,8 @@ class CheckpointCallback(pl.Callback):
         """Add the model's config."""
         checkpoint["model_config"] = self.model_config
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save now, unless this step is saved already."""
+    def save(self, trainer: pl.Trainer, *, keeps_all: bool = False) -> None:
+        """Save now, unless this step is saved already. ``keeps_all`` leaves the earlier ones: this one may be good for nothing."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
@@ -226,7 +225,7 @@ class CheckpointCallback(pl.Callback):
         with averaged_iterates(trainer.optimizers):
             trainer.save_checkpoint(path)
         self.last_path = path
-        if trainer.is_global_zero and self.keep_last > 0:
+        if trainer.is_global_zero and self.keep_last > 0 and not keeps_all:
             # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
             by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
             for old in by_age[: -self.keep_last]:

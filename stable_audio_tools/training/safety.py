@@ -66,6 +66,7 @@ class Guard:
     Attributes:
         policy: What to do about one that is not finite: one of `POLICIES`.
         num_skipped: Batches and steps left out so far.
+        has_diverged: Whether it was the weights and not the data: they are not worth keeping.
     """
 
     def __init__(self) -> None:
@@ -75,6 +76,7 @@ class Guard:
         self._current: list[str] = []  # items of this batch
         self._items: deque[str] = deque(maxlen=MOST_NAMES)  # of all batches since the last step
         self._numbers: dict[str, Any] = {}
+        self.has_diverged = False
         self._bad_losses = self._bad_gradients = 0  # in a row
         self._rollbacks: dict[Path, int] = {}
 
@@ -139,6 +141,7 @@ class Guard:
     def _deal_with(self, wrapper: TrainingWrapper, told: str, times: int) -> None:
         """Do as the policy says about something that has happened so many times in a row."""
         broken = first_broken(wrapper)
+        self.has_diverged = times > MOST_IN_A_ROW or broken is not None
         last = _last_checkpoint(wrapper)
         if self.policy == "stop" or times > MOST_IN_A_ROW or (broken is not None and self.policy == "skip"):
             raise TrainingError(f"{told}; {self._next(broken, last, times)}")

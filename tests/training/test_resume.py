@@ -447,8 +447,9 @@ def test_a_run_that_fails_saves_what_it_has_learned_first(run, noises, caplog, n
     run(name, whole, max_steps=15)
     folder = run(name, max_steps=1)[0].folder.parent / f"{name} {hook}"
     with pytest.raises(DataError, match="something is wrong"):
-        run(name, failing, max_steps=9, run_folder=folder, **validation)
-    (saved,) = find_checkpoints(folder)
+        run(name, failing, max_steps=9, run_folder=folder, checkpoint_every=2, save_top_k=1, **validation)
+    earlier, saved = find_checkpoints(folder)  # also the good one from before
+    assert earlier.name.endswith(f"step={fails_at - fails_at % 2}.ckpt")
     step = fails_at + (hook == "on_validation_start")
     assert saved.name.endswith(f"step={step}.ckpt") and f"saved step {step} before giving up: {saved}" in caplog.text
     resumed, _ = run(name, rest, max_steps=10, ckpt_path=saved)

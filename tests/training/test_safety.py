@@ -56,9 +56,10 @@ def test_weights_that_are_broken_are_not_skipped(train_briefly, tiny_diffusion):
         train_briefly(tiny_diffusion(), on_nan="skip", callbacks=[Spoil(1, weights=True)])
 
 
-def test_batches_that_are_all_bad_are_not_skipped_forever(train_briefly, tiny_diffusion):
+def test_batches_that_are_all_bad_are_not_skipped_forever(train_briefly, tiny_diffusion, caplog):
     with pytest.raises(TrainingError, match=r"that makes 21 batches in a row, so it is not the data"):
         train_briefly(tiny_diffusion(), max_steps=99, on_nan="skip", callbacks=[Spoil(*range(1, 99))])
+    assert "step 21 is not saved: its weights are not worth keeping" in caplog.text
 
 
 def test_a_run_goes_back_to_its_last_checkpoint_if_asked(train_briefly, tiny_diffusion, caplog):

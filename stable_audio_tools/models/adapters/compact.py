@@ -21,9 +21,9 @@ def compact(model: nn.Module, dtype: torch.dtype) -> int:
         Parameters that are kept so.
     """
     pretransform: Any = getattr(model, "pretransform", None)
-    is_kept = pretransform is not None and not isinstance(pretransform, AutoencoderPretransform)
     kept = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    kept |= {id(tensor) for tensor in (*pretransform.parameters(), *pretransform.buffers())} if is_kept else set()
+    if pretransform is not None and not isinstance(pretransform, AutoencoderPretransform):
+        kept |= {id(tensor) for tensor in (*pretransform.parameters(), *pretransform.buffers())}
     before = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers()) if id(tensor) in kept]
     model.to(dtype)
     for tensor, data in before:

@@ -135,7 +135,7 @@ def read_adapter(path: str | Path) -> AdapterFile:
     found = found or interchange.read(checkpoint.state_dict, path)
     if found is None:
         what = checkpoint.description if checkpoint.kind != "unknown" else "no adapter file that is known here"
-        known = "those of this library, LoRAW, Stable Audio 3 and peft are, and plain LoRA of kohya and ComfyUI"
+        known = "files that can be used are those of this library, LoRAW, Stable Audio 3 and peft, and plain LoRA of kohya and ComfyUI"
         raise CheckpointError(f"{path}: is {what}: its keys are like {', '.join(list(checkpoint.state_dict)[:3])}; {known}")
     return AdapterFile(str(path), found.kind, found.config, found.tensors, {"origin": found.origin})
 
