@@ -21,10 +21,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.data.loader import ResumableLoader
-from stable_audio_tools.errors import CheckpointError, ConfigError
+from stable_audio_tools.errors import CheckpointError, ConfigError, TrainingError
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.optims.schedule_free import averaged_iterates
-from stable_audio_tools.training.safety import first_broken
+from stable_audio_tools.training.safety import are_alike, first_broken
 
 logger = logging.getLogger(__name__)
 SCORES = "scores.json"
@@ -160,15 +160,16 @@ class CheckpointCallback(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save what the last checkpoint does not have, unless whoever asked to stop does not want to wait; give the signals back."""
         if isinstance(exception, Exception) and self._last_step not in (-1, trainer.global_step):
-            self._rescue(trainer, pl_module)
+            all_fail = isinstance(exception, TrainingError) and are_alike(trainer)  # of what they found out together
+            if trainer.world_size == 1 or all_fail:
+                self._rescue(trainer, pl_module)
+            else:
+                logger.warning("step %d is not saved, the last checkpoint is of step %d: the other processes may be gone already",
+                               trainer.global_step, self._last_step)  # fmt: skip
         self._give_back(trainer)
 
     def _rescue(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save in the middle of a batch that has failed, as if it had ended: a resumed run goes on with the next one."""
-        if trainer.world_size > 1:
-            logger.warning("step %d is not saved, the last checkpoint is of step %d: the other processes may be gone already",
-                           trainer.global_step, self._last_step)  # fmt: skip
-            return
         if first_broken(pl_module) is not None or (isinstance(pl_module, TrainingWrapper) and pl_module.guard.has_diverged):
             logger.warning("step %d is not saved: its weights are not worth keeping", trainer.global_step)
             return

@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from stable_audio_tools.checkpoint.kinds import some
@@ -123,7 +125,7 @@ class Guard:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.grad.numel()]
         is_bad = bool(gradients) and not are_finite(gradients)
-        if not _is_anywhere(wrapper, is_bad):
+        if not (is_bad if are_alike(wrapper.trainer) else _is_anywhere(wrapper, is_bad)):
             self._bad_gradients = 0 if gradients else self._bad_gradients
             self._items.clear()
             return
@@ -207,6 +209,11 @@ def _is_anywhere(wrapper: TrainingWrapper, is_bad: bool) -> bool:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return bool(wrapper.trainer.strategy.reduce_boolean_decision(is_bad, all=False))
     return is_bad
+
+
+def are_alike(trainer: pl.Trainer) -> bool:
+    """Whether all processes of a run have the same weights and gradients, so that they need not ask each other about them."""
+    return trainer.world_size == 1 or type(trainer.strategy) is DDPStrategy
 
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:

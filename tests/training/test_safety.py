@@ -157,3 +157,12 @@ def test_tensors_are_finite_or_not():
     fine = [torch.ones(3), torch.full((2, 2), 3e38), torch.zeros((), dtype=torch.bfloat16)]
     assert are_finite(fine)
     assert not any(are_finite([*fine, torch.tensor([1.0, bad])]) for bad in (float("nan"), float("inf"), -float("inf")))
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_save_what_they_have(scripts, tiny_uncond, noises):
+    run = scripts(tiny_uncond(learning_rate=1e30), noises["datasets"][0]["path"], "--max-steps", "9", "--devices", "2", "--strategy", "ddp")
+    assert run.start().wait(timeout=300) == 1
+    assert "step 1: the loss is " in run.log() and "saved step 1 before giving up: " in run.log(), run.log()
+    (saved,) = find_checkpoints(run.folder)
+    assert saved.name == "epoch=0-step=1.ckpt"
