@@ -141,8 +141,8 @@ class TrainedAdapter:
         own = self.describe(wrapper)
         for key in ("type", "keys"):
             if found[key] != own[key]:
-                what = "kind" if key == "type" else "layers, or another EMA setting"
-                raise CheckpointError(f"{checkpoint.path}: holds an adapter of another {what} than the config asks for")
+                what = "of another kind" if key == "type" else "of other layers, or with another EMA setting,"
+                raise CheckpointError(f"{checkpoint.path}: holds an adapter {what} than the config asks for")
         if None not in (found["base_hash"], self._base_hash) and found["base_hash"] != self._base_hash:
             raise CheckpointError(
                 f"{checkpoint.path}: its adapter was trained on other weights ({found['base_hash']}) than this model has "
