@@ -222,12 +222,14 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         reals, _ = unbatch(batch)
         with isolated_randomness(batch_idx):
             reals, decoded, info = self.reconstruct(reals)
-        values = self.reconstruction_losses(reals, decoded, info)
-        for key, metric in self.eval_losses.items():
+        for name, value in self.reconstruction_losses(reals, decoded, info).items():
+            self.log(f"val/{name}", value, on_epoch=True, sync_dist=True, batch_size=reals.shape[0])
+        for name, metric in self.eval_losses.items():
             measured = metric(decoded, reals)
-            values[key] = -measured if key == "sisdr" else measured  # a ratio, of which more is better
-        logs = {f"val/{name}": value for name, value in values.items() if not torch.isnan(value)}
-        self.log_dict(logs, on_epoch=True, sync_dist=True, batch_size=reals.shape[0])
+            has_none = bool(torch.isnan(measured))  # such as the quality of speech where there is none
+            value = torch.nan_to_num(-measured if name == "sisdr" else measured)  # a ratio, of which more is better
+            # Without weight rather than left out: processes wait for each other at every number that is logged.
+            self.log(f"val/{name}", value, on_epoch=True, sync_dist=True, batch_size=0 if has_none else reals.shape[0])
 
 
 @WRAPPERS.register("autoencoder")
