@@ -84,7 +84,7 @@ class TrainOptions:
     logger: Annotated[LoggerName, Flag("auto: TensorBoard and CSV, and Weights & Biases if logged in there.", panel=SAVING)] = "auto"
     on_nan: Annotated[
         Literal["stop", "skip", "rollback"],
-        Flag("When a loss or gradient is not finite: stop, skip the batch, or go back to the last checkpoint's weights.", panel=SAFETY),
+        Flag("When a loss is not finite: stop, skip the batch, or go back to the last checkpoint's weights.", panel=SAFETY),
     ] = "stop"
     force: Annotated[bool, Flag("Start although memory or disk seem not to suffice.", panel=SAFETY)] = False
     run_folder: str | Path | None = None
