@@ -15,7 +15,8 @@ from stable_audio_tools.config.model import ModelConfig
 from stable_audio_tools.config.source import Source
 from stable_audio_tools.config.training.adapters import AdapterBlock, with_adapter
 from stable_audio_tools.errors import CheckpointError, ConfigError
-from stable_audio_tools.models.adapters.attach import Attached, attach, start_from, tensors_of
+from stable_audio_tools.models.adapters.attach import Attached, RandomLayers, attach, start_from, tensors_of
+from stable_audio_tools.models.adapters.compact import DTYPES, compact
 from stable_audio_tools.models.adapters.files import AdapterFile, base_hash, read_adapter, save_adapter
 from stable_audio_tools.models.adapters.stack import require_change, weights_of
 from stable_audio_tools.models.layers.parameters import count_parameters
@@ -42,7 +43,14 @@ def attach_for_training(model: nn.Module, config: ModelConfig) -> TrainedAdapter
         CheckpointError: If ``start_from`` names a file that does not fit.
     """
     block: AdapterBlock | None = getattr(config.training, "adapter", None)
-    return None if block is None else TrainedAdapter(model, block, config.model_type)
+    precision: str | None = getattr(config.training, "base_precision", None)
+    if block is None:
+        if precision is not None:
+            logger.warning("training.base_precision has no effect without an adapter: all of the model learns, and needs its precision")
+        return None
+    adapter = TrainedAdapter(model, block, config.model_type)
+    adapter.compact_base(precision)
+    return adapter
 
 
 class TrainedAdapter:
@@ -57,15 +65,23 @@ class TrainedAdapter:
     def __init__(self, model: nn.Module, block: AdapterBlock, model_type: str) -> None:
         total = count_parameters(model)
         self._model, self._block, self._model_type = model, block, model_type
+        before = read_adapter(block.start_from).named_for(model) if block.start_from is not None else None
         self._attached: Attached = attach(model, block.type, block.config, block.targets, block.exclude)
         self._base_hash = base_hash({name: self._inner(name).weight for name in self._attached})
-        if block.start_from is not None:
-            start_from(self._attached, model, read_adapter(block.start_from), block.type)
+        self.random_layers = RandomLayers(model, self._attached, block.module_dropout) if block.module_dropout else None
+        if before is not None:
+            start_from(self._attached, model, before, block.type)
         size = sum(parameter.numel() for parameter in self.parameters)
         logger.info(
             "training an adapter (%s) of %d layers, not the model: %.3f M parameters, %.2g %% of the model's %.1f M; files of %.1f MB",
             block.type, len(self._attached), size / 1e6, 100 * size / total, total / 1e6, 4 * size / 1e6,
         )  # fmt: skip
+
+    def compact_base(self, precision: str | None) -> None:
+        """Keep what does not learn in a smaller data type, if there is one."""
+        if precision is not None:
+            changed = compact(self._model, DTYPES[precision])
+            logger.info("%.1f M parameters that do not learn are kept in %s", changed / 1e6, precision)
 
     def _inner(self, name: str) -> Any:
         layer: Any = self._model.get_submodule(name)
@@ -74,6 +90,7 @@ class TrainedAdapter:
     def share_base(self, wrapper: TrainingWrapper) -> None:
         """Let the average of the weights have its own copy of the adapter only, and checkpoints need no more than that, either."""
         wrapper.strict_loading = False
+        wrapper.has_random_parts = self.random_layers is not None
         if wrapper.ema is None:
             return
         online = wrapper.ema._online[0]
@@ -124,8 +141,8 @@ class TrainedAdapter:
         own = self.describe(wrapper)
         for key in ("type", "keys"):
             if found[key] != own[key]:
-                what = "kind" if key == "type" else "layers, or another EMA setting"
-                raise CheckpointError(f"{checkpoint.path}: holds an adapter of another {what} than the config asks for")
+                what = "of another kind" if key == "type" else "of other layers, or with another EMA setting,"
+                raise CheckpointError(f"{checkpoint.path}: holds an adapter {what} than the config asks for")
         if None not in (found["base_hash"], self._base_hash) and found["base_hash"] != self._base_hash:
             raise CheckpointError(
                 f"{checkpoint.path}: its adapter was trained on other weights ({found['base_hash']}) than this model has "
@@ -172,6 +189,11 @@ class AdapterCallback(pl.Callback):
     def __init__(self, adapter: TrainedAdapter) -> None:
         super().__init__()
         self._adapter = adapter
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Choose the layers that do without the adapter in this batch."""
+        if self._adapter.random_layers is not None:
+            self._adapter.random_layers.draw(f"{trainer.current_epoch} {batch_idx} {trainer.global_rank}")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the adapter and what belongs to neither model nor average."""

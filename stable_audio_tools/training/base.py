@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -37,6 +37,7 @@ class TrainingWrapper(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.guard = Guard()
+        self.has_random_parts = False  # whether each batch leaves out others of the parameters
         self._random_state: dict[str, Any] | None = None
         self._validation = ExitStack()
 
@@ -66,7 +67,7 @@ class TrainingWrapper(pl.LightningModule):
     @property
     def has_idle_parameters(self) -> bool:
         """Whether some steps leave trainable parameters without a gradient; processes that average gradients have to be told."""
-        return False
+        return self.has_random_parts
 
     @property
     def model(self) -> nn.Module:
@@ -88,18 +89,15 @@ class TrainingWrapper(pl.LightningModule):
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """The model with its averaged weights, in eval mode; the online weights come back on exit."""
-        if self.ema is not None and self.ema.on_cpu:
-            with self.ema.swapped():
-                yield self.model.eval()
-            self.train(self.training)
-            return
-        model = self.ema.ema_model if self.ema is not None else self.model
+        is_swapped = self.ema is not None and self.ema.on_cpu
+        model = self.model if self.ema is None or is_swapped else self.ema.ema_model
         try:
-            yield model.eval()
+            with self.ema.swapped() if self.ema is not None and is_swapped else nullcontext():
+                yield model.eval()
         finally:
             self.train(self.training)
 
-    # ---- a loss that is not finite ------------------------------------------------------------------------------------------------
+    # ---- a loss or a gradient that is not finite ------------------------------------------------------------------------------------
 
     def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Log numbers; those of a step are also what is named if its loss is not finite."""
@@ -110,6 +108,10 @@ class TrainingWrapper(pl.LightningModule):
         """Backward, if the loss is finite."""
         self.guard.check(self, loss)
         super().manual_backward(loss, *args, **options)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Look at the gradients before they are used."""
+        self.guard.check_gradients(self, optimizer)
 
     # ---- exact resumption: the streams that noise and timesteps are drawn from -------------------------------------------------
 

@@ -21,9 +21,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.data.loader import ResumableLoader
-from stable_audio_tools.errors import CheckpointError, ConfigError
+from stable_audio_tools.errors import CheckpointError, ConfigError, TrainingError
 from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.optims.schedule_free import averaged_iterates
+from stable_audio_tools.training.safety import are_alike, first_broken
 
 logger = logging.getLogger(__name__)
 SCORES = "scores.json"
@@ -77,7 +78,7 @@ def verify(file: Path, name: str | Path) -> None:
 class CheckpointCallback(pl.Callback):
     """Saves ``epoch=E-step=S.ckpt`` every N optimizer steps, at the end, and on SIGTERM or Ctrl-C, after the current step.
 
-    A run of one process that ends in an error is saved too, if its weights are finite.
+    A run that ends in an error is saved too, if its weights are finite and all processes know of the error.
 
     Args:
         folder: Where to.
@@ -159,29 +160,35 @@ class CheckpointCallback(pl.Callback):
         trainer.limit_val_batches = self._limit_val_batches
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save what would be lost, and give the signals back."""
-        is_alone = trainer.world_size == 1  # others would have to save with this process, and do not know of its error
-        if isinstance(exception, Exception) and is_alone and 0 <= self._last_step < trainer.global_step:
-            self._rescue(trainer, pl_module)
+        """Save what the last checkpoint does not have, unless whoever asked to stop does not want to wait; give the signals back."""
+        if isinstance(exception, Exception) and self._last_step not in (-1, trainer.global_step):
+            all_fail = isinstance(exception, TrainingError) and are_alike(trainer)  # of what they found out together
+            if trainer.world_size == 1 or all_fail:
+                self._rescue(trainer, pl_module)
+            else:
+                logger.warning("step %d is not saved, the last checkpoint is of step %d: the other processes may be gone already",
+                               trainer.global_step, self._last_step)  # fmt: skip
         self._give_back(trainer)
 
     def _rescue(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save as if the batch that failed had been used: whoever goes on does so with the next one. Other checkpoints stay."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in pl_module.parameters()):
+        """Save in the middle of a batch that has failed, as if it had ended: a resumed run goes on with the next one."""
+        if first_broken(pl_module) is not None or (isinstance(pl_module, TrainingWrapper) and pl_module.guard.has_diverged):
+            logger.warning("step %d is not saved: its weights are not worth keeping", trainer.global_step)
             return
         if isinstance(pl_module, TrainingWrapper):
-            pl_module.on_validation_end()  # training has its random numbers and weights back
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        for counts in (progress.total, progress.current):
-            if counts.completed < counts.ready:
-                counts.started = counts.processed = counts.ready
-                counts.completed = counts.ready - 1
+            pl_module.on_validation_end()  # which may have failed, too: training has its random numbers and weights back
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        states: list[Any] = [progress.current, progress.total]
+        for state in states:
+            state.started = state.processed = state.ready
+            state.completed = max(state.ready - 1, 0)
         try:
-            path = self._write(trainer)
-        except Exception as error:  # noqa: BLE001 - the error that ended the run is the one to be told
-            logger.warning("step %d could not be saved: %s", trainer.global_step, error)
-        else:
-            logger.warning("saved step %d before the error: %s", trainer.global_step, path)
+            self.save(trainer, keeps_all=True)
+        except Exception:  # what made the run fail may make this fail too
+            logger.exception("step %d could not be saved", trainer.global_step)
+            return
+        logger.warning("saved step %d before giving up: %s; --recover or --ckpt-path goes on with the batch after the one that failed",
+                       trainer.global_step, self.last_path)  # fmt: skip
 
     # ---- saving ----------------------------------------------------------------------------------------------------------------
 
@@ -212,24 +219,20 @@ class CheckpointCallback(pl.Callback):
         """Add the model's config."""
         checkpoint["model_config"] = self.model_config
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save now, unless this step is saved already."""
+    def save(self, trainer: pl.Trainer, *, keeps_all: bool = False) -> None:
+        """Save now, unless this step is saved already. ``keeps_all`` leaves the earlier ones: this one may be good for nothing."""
         if trainer.global_step == self._last_step:
             return
-        self._write(trainer)
-        if trainer.is_global_zero and self.keep_last > 0:
-            # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
-            by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
-            for old in by_age[: -self.keep_last]:
-                remove(old)
-
-    def _write(self, trainer: pl.Trainer) -> Path:
         self._last_step = trainer.global_step
         path = self.folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
         with averaged_iterates(trainer.optimizers):
             trainer.save_checkpoint(path)
         self.last_path = path
-        return path
+        if trainer.is_global_zero and self.keep_last > 0 and not keeps_all:
+            # By age rather than by step: a run that was resumed from an earlier checkpoint must not lose what it has just written.
+            by_age = sorted(find_checkpoints(self.folder), key=lambda path: path.stat().st_mtime_ns)
+            for old in by_age[: -self.keep_last]:
+                remove(old)
 
     # ---- the best ones -------------------------------------------------------------------------------------------------------------
 

@@ -105,7 +105,9 @@ class AlternatingWrapper(TrainingWrapper):
 
         Raises:
             ConfigError: If the optimizer unscales them itself.
+            TrainingError: If they are not finite, and training cannot go on.
         """
+        super().on_before_optimizer_step(optimizer)
         limit = self.clipped(optimizer)
         if limit > 0:
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)

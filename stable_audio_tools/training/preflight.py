@@ -197,6 +197,19 @@ def disk_line(options: TrainOptions, each: int, folder: Path, start: int = 0) ->
     return text
 
 
+def pass_line(options: TrainOptions, num_batches: int, num_processes: int) -> str:
+    """What a pass through the data is made of.
+
+    Args:
+        options: Of the run.
+        num_batches: Of all processes.
+        num_processes: That share them.
+    """
+    text = f"{num_batches} batches of {options.batch_size} per pass"
+    per_step = options.accum_batches * num_processes
+    return text if per_step == 1 else f"{text}, {per_step} of which make a step: {math.ceil(num_batches / per_step)} steps"
+
+
 # ---- while the run begins ---------------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +278,9 @@ class Preflight(pl.Callback):
         each = (time.monotonic() - self._begun[1]) / (trainer.global_step - self._begun[0])
         left = trainer.max_steps - trainer.global_step
         rest = f"; {left} steps are left: about {duration(left * each)}" if left > 0 else ""
+        batches = trainer.num_training_batches
+        if trainer.max_steps < 0 and batches != float("inf"):
+            rest = f"; a pass takes about {duration(math.ceil(batches / self.options.accum_batches) * each)}"
         self.say(f"{each:.3g} s per step{rest}")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

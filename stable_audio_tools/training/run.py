@@ -37,7 +37,7 @@ from stable_audio_tools.training.fsdp import WholeAverage
 from stable_audio_tools.training.inventory import describe
 from stable_audio_tools.training.metrics import create_metrics_callback_from_config
 from stable_audio_tools.training.options import Config, TrainOptions
-from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, disk_line
+from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, disk_line, pass_line
 from stable_audio_tools.training.recovery import compare_configs, last_good_checkpoint
 from stable_audio_tools.training.trainer import bare_trainer, make_trainer, refuse_impossible
 
@@ -181,7 +181,7 @@ def train(options: TrainOptions) -> TrainResult:
     if trainer.is_global_zero:
         for line in lines:
             preflight.say(line)
-        preflight.say(f"run folder: {folder}; {len(loader)} batches of {options.batch_size} per pass")
+        preflight.say(f"run folder: {folder}; {pass_line(options, len(loader), trainer.world_size)}")
     fit(trainer, setup)
     if adapter is not None and trainer.global_step and checkpoints.stop_signal is None:
         adapter.require_change(trainer.global_step)

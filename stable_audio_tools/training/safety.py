@@ -1,17 +1,21 @@
-"""A loss that is not finite: which batch and term it came from, and what is done about it."""
+"""A loss or a gradient that is not finite: which batch, term or parameter it came from, and what is done about it."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
+from stable_audio_tools.checkpoint.kinds import some
 from stable_audio_tools.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -19,8 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 POLICIES = ("stop", "skip", "rollback")
-MOST_IN_A_ROW = 20  # batches without a finite loss: then it is not the batch
+MOST_IN_A_ROW = 20  # batches without a finite loss, or steps without finite gradients: then it is not the batch
 MOST_ROLLBACKS = 3  # to one checkpoint
+MOST_NAMES = 64  # of items, in a message
 ADVICE = "try a lower learning rate, --gradient-clip-val 1, or --precision bf16-mixed or 32"
 
 
@@ -58,29 +63,34 @@ def _nothing(wrapper: TrainingWrapper) -> Tensor | None:
 
 
 class Guard:
-    """Looks at the loss of every batch, in all processes alike.
+    """Looks at the loss of every batch and the gradients of every step, in all processes alike.
 
     Attributes:
         policy: What to do about one that is not finite: one of `POLICIES`.
-        num_skipped: Batches left out so far.
+        num_skipped: Batches and steps left out so far.
+        has_diverged: Whether it was the weights and not the data: they are not worth keeping.
     """
 
     def __init__(self) -> None:
         self.policy = "stop"
         self.num_skipped = 0
         self.is_open = False
-        self._batch: Any = None
+        self._current: list[str] = []  # items of this batch
+        self._items: deque[str] = deque(maxlen=MOST_NAMES)  # of all batches since the last step
         self._numbers: dict[str, Any] = {}
-        self._in_a_row = 0
+        self.has_diverged = False
+        self._bad_losses = self._bad_gradients = 0  # in a row
         self._rollbacks: dict[Path, int] = {}
 
     def open(self, batch: Any) -> None:
-        """Begin a step."""
-        self.is_open, self._batch, self._numbers = True, batch, {}
+        """Begin a batch."""
+        self.is_open, self._numbers = True, {}
+        self._current = [*_names_of(batch)]
+        self._items.extend(self._current)
 
     def close(self) -> None:
-        """End a step."""
-        self.is_open, self._batch, self._numbers = False, None, {}
+        """End a batch."""
+        self.is_open, self._numbers = False, {}
 
     def note(self, numbers: Mapping[str, Any]) -> None:
         """Remember what a loss consists of, to name what is not finite."""
@@ -95,38 +105,72 @@ class Guard:
             TrainingError: If training cannot go on.
         """
         is_bad = not bool(torch.isfinite(loss).all())
-        is_anywhere = is_bad
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            is_anywhere = wrapper.trainer.strategy.reduce_boolean_decision(is_bad, all=False)
-        if not is_anywhere:
-            self._in_a_row = 0
+        if not _is_anywhere(wrapper, is_bad):
+            self._bad_losses = 0
             return
-        told = self._describe(wrapper, loss) if is_bad else "the loss of another process is not finite"
-        broken = next((name for name, value in wrapper.named_parameters() if not bool(torch.isfinite(value).all())), None)
-        self._in_a_row += 1
+        self._bad_losses += 1
+        told = self._describe_loss(wrapper, loss) if is_bad else "the loss of another process is not finite"
+        self._deal_with(wrapper, told, self._bad_losses)
+        raise SkippedBatch
+
+    def check_gradients(self, wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer) -> None:
+        """Go on if the gradients that an optimizer is about to use are finite; otherwise take them away, so that it does nothing.
+
+        A loss can be finite where its gradient is not. A scaler of gradients (16-mixed) meets that now and then, and leaves the step out
+        itself; it only must not do so forever.
+
+        Raises:
+            TrainingError: If training cannot go on.
+        """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.grad.numel()]
+        is_bad = bool(gradients) and not are_finite(gradients)
+        if not (is_bad if are_alike(wrapper.trainer) else _is_anywhere(wrapper, is_bad)):
+            self._bad_gradients = 0 if gradients else self._bad_gradients
+            self._items.clear()
+            return
+        self._bad_gradients += 1
+        has_scaler = getattr(wrapper.trainer.precision_plugin, "scaler", None) is not None
+        if not has_scaler or self._bad_gradients > MOST_IN_A_ROW:
+            told = self._describe_gradients(wrapper, parameters) if is_bad else "a gradient in another process is not finite"
+            self._deal_with(wrapper, told, self._bad_gradients)
+            for parameter in parameters:
+                parameter.grad = None
+        self._items.clear()
+
+    # ---- what is done about it -------------------------------------------------------------------------------------------------------
+
+    def _deal_with(self, wrapper: TrainingWrapper, told: str, times: int) -> None:
+        """Do as the policy says about something that has happened so many times in a row."""
+        broken = first_broken(wrapper)
+        self.has_diverged = times > MOST_IN_A_ROW or broken is not None
         last = _last_checkpoint(wrapper)
-        if self.policy == "stop" or self._in_a_row > MOST_IN_A_ROW or (broken is not None and self.policy == "skip"):
-            raise TrainingError(f"{told}; {self._next(broken, last)}")
+        if self.policy == "stop" or times > MOST_IN_A_ROW or (broken is not None and self.policy == "skip"):
+            raise TrainingError(f"{told}; {self._next(broken, last, times)}")
         if self.policy == "rollback":
             self._roll_back(wrapper, told, last)
         self.num_skipped += 1
         logger.warning("%s; skipped it (%d skipped so far)", told, self.num_skipped)
-        raise SkippedBatch
 
-    def _describe(self, wrapper: TrainingWrapper, loss: Tensor) -> str:
+    def _describe_loss(self, wrapper: TrainingWrapper, loss: Tensor) -> str:
         numbers = {name: torch.as_tensor(value).detach() for name, value in self._numbers.items()}
         bad = [f"{name} is {float(value)}" for name, value in numbers.items() if not bool(torch.isfinite(value).all())]
         terms = f" ({', '.join(bad)})" if bad else ""
-        items = list(_names_of(self._batch))
-        batch = f"; its batch: {', '.join(items)}" if items else ""
-        return f"step {wrapper.global_step}: the loss is {float(loss.detach().float().mean())}{terms}{batch}"
+        return f"step {wrapper.global_step}: the loss is {float(loss.detach().float().mean())}{terms}{_of_batch(self._current)}"
 
-    def _next(self, broken: str | None, last: Path | None) -> str:
+    def _describe_gradients(self, wrapper: TrainingWrapper, parameters: Sequence[Tensor]) -> str:
+        own = {id(parameter) for parameter in parameters if parameter.grad is not None}
+        named = [(name, parameter.grad) for name, parameter in wrapper.named_parameters() if id(parameter) in own]
+        bad = [name for name, gradient in named if gradient is not None and not bool(torch.isfinite(gradient).all())]
+        which = f"gradients of {len(bad)} of {len(named)} parameters are" if len(bad) > 1 else "gradient of a parameter is"
+        return f"step {wrapper.global_step}: the loss is finite, but the {which} not: {some(bad, 3)}{_of_batch(self._items)}"
+
+    def _next(self, broken: str | None, last: Path | None, times: int) -> str:
         if broken is not None:
             saved = f"go back to {last} with --ckpt-path" if last is not None else "start again"
             return f"the weights are not finite any more ({broken}), so {saved}, and {ADVICE}"
-        if self._in_a_row > MOST_IN_A_ROW:
-            return f"this is the {self._in_a_row}th batch in a row, so it is not the data; {ADVICE}"
+        if times > MOST_IN_A_ROW:
+            return f"that makes {times} batches in a row, so it is not the data; {ADVICE}"
         return f"the weights are finite still, so look at these files first; --on-nan skip leaves such batches out; or {ADVICE}"
 
     def _roll_back(self, wrapper: TrainingWrapper, told: str, last: Path | None) -> None:
@@ -158,3 +202,29 @@ def _last_checkpoint(wrapper: TrainingWrapper) -> Path | None:
     trainer = wrapper._trainer
     found = [getattr(callback, "last_path", None) for callback in (trainer.callbacks if trainer is not None else ())]  # type: ignore[attr-defined]
     return next((path for path in found if path is not None), None)
+
+
+def _is_anywhere(wrapper: TrainingWrapper, is_bad: bool) -> bool:
+    """Whether something is so in one of the processes."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return bool(wrapper.trainer.strategy.reduce_boolean_decision(is_bad, all=False))
+    return is_bad
+
+
+def are_alike(trainer: pl.Trainer) -> bool:
+    """Whether all processes of a run have the same weights and gradients, so that they need not ask each other about them."""
+    return trainer.world_size == 1 or type(trainer.strategy) is DDPStrategy
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors hold neither infinity nor NaN. One pass through them, and one wait for their device."""
+    return bool(torch.isfinite(torch.stack(torch._foreach_norm(list(tensors), torch.inf))).all())
+
+
+def first_broken(module: torch.nn.Module) -> str | None:
+    """The name of a parameter that is not finite; None if there is none."""
+    return next((name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())), None)
+
+
+def _of_batch(items: Collection[str]) -> str:
+    return f"; its batch: {', '.join(items)}" if items else ""

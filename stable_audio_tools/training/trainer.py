@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import convert_inf
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -33,7 +34,23 @@ PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, without the version number of a logger."""
+    """Lightning's bar, without the version number of a logger, and in batches where several make a step."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of this pass; Lightning's own stops at as many as steps are left."""
+        trainer = self.trainer
+        batches = trainer.num_training_batches
+        if trainer.max_steps < 0:
+            return batches
+        left = trainer.max_steps - trainer.global_step
+        per_step = max(trainer.accumulate_grad_batches, getattr(trainer.lightning_module, "accum_batches", 1))
+        return min(batches, trainer.fit_loop.batch_idx + 1 + left * per_step)
+
+    def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Say how long the pass is also when a run goes on in the middle of one."""
+        super().on_train_start(trainer, *args)
+        self.train_progress_bar.total = convert_inf(self.total_train_batches)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Numbers beside the bar."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from stable_audio_tools.checkpoint import load_ckpt_state_dict, read_checkpoint, save_model_weights
@@ -15,6 +16,7 @@ from stable_audio_tools.config.training.adapters import with_adapter
 from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.adapters import read_adapter, save_adapter, stack_of
 from stable_audio_tools.models.adapters.attach import attach, tensors_of
+from stable_audio_tools.models.adapters.compact import DTYPES, compact
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training.run import TrainResult
 
@@ -80,7 +82,7 @@ def test_resumed_is_as_uninterrupted(
     with pytest.raises(CheckpointError, match=r"trained on other weights .* also needs the --pretrained-ckpt-path that the run began with"):
         train_briefly(config, max_steps=4, ckpt_path=half)
     other = tiny_diffusion(adapter={**LORA, "targets": ["ff"]})
-    with pytest.raises(CheckpointError, match="holds an adapter of another layers, or another EMA setting than the config asks for"):
+    with pytest.raises(CheckpointError, match="holds an adapter of other layers, or with another EMA setting, than the config asks for"):
         train_briefly(other, max_steps=4, pretrained_ckpt_path=base, ckpt_path=half)
     other = tiny_diffusion(adapter={"type": "lora", "config": {"rank": 3}})
     with pytest.raises(CheckpointError, match=r"lora_A\.default\.weight is missing, or of another shape"):
@@ -205,3 +207,105 @@ def test_mistakes_of_the_section_are_told(tiny_diffusion: Callable[..., Any], ti
         parse_model_config({**tiny_diffusion(adapter=LORA), "lora": SECTION}, strict=True)
     with pytest.raises(ConfigError, match=r"lora\.component_whitelist: is empty"):
         parse_model_config({**tiny_diffusion(), "lora": {**SECTION, "component_whitelist": []}}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("lora", "bf16"), ("dora", "bf16"), ("hra", "bfloat16"), ("oft", "bf16"), ("lora", "fp16")]
+)
+def test_a_base_in_half_precision(
+    train_briefly: Callable[..., TrainResult], tiny_diffusion: Callable[..., Any], base: Path, kind: str, precision: str
+) -> None:
+    config = {"block_size": 4} if kind == "oft" else {"rank": 2}
+    adapter = {"type": kind, "config": config, "targets": ["transformer.layers"]}
+    training = tiny_diffusion(adapter=adapter, base_precision=precision)
+    run = train_briefly(training, max_steps=2, pretrained_ckpt_path=base, demos=True, precision="32")
+    dtypes = {parameter.requires_grad: parameter.dtype for parameter in run.wrapper.model.parameters()}
+    assert dtypes == {True: torch.float32, False: DTYPES[precision]}
+    assert len(list((run.folder / "demos").iterdir())) == 2, "demos work"
+    if kind == "lora" and precision == "bf16":
+        whole = train_briefly(tiny_diffusion(adapter=adapter), max_steps=2, pretrained_ckpt_path=base, precision="32")
+        files = [read_adapter(each.folder / "adapters" / "step=2.safetensors") for each in (run, whole)]
+        assert files[0].header == files[1].header, "of the same base"
+        for layer, named in files[1].tensors.items():
+            torch.testing.assert_close(files[0].tensors[layer]["lora_A.weight"], named["lora_A.weight"], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32"])
+def test_half_of_a_base_computes_what_all_of_it_does(dit_config: Callable[..., Any], randomise: Callable[..., Any], precision: str) -> None:
+    model = randomise(create_model_from_config(dit_config())).eval()
+    small = randomise(create_model_from_config(dit_config())).eval().requires_grad_(False)
+    small.load_state_dict(model.state_dict())
+    size = sum(parameter.numel() for parameter in model.parameters())
+    assert compact(small, torch.bfloat16) == size
+    x, t = torch.randn(2, model.io_channels, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.7])
+    items = [{"prompt": "a", "seconds_start": 0, "seconds_total": 1}] * 2
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision != "32"):
+        expected, found = (each(x, t, cond=each.conditioner(items, "cpu")).float() for each in (model, small))
+    assert float((found - expected).norm() / expected.norm()) < 0.03
+
+
+def test_a_base_in_half_precision_is_for_adapters(
+    train_briefly: Callable[..., TrainResult], tiny_diffusion: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    train_briefly(tiny_diffusion(base_precision="bf16"), max_steps=1)
+    assert "training.base_precision has no effect without an adapter" in caplog.text
+    with pytest.raises(ConfigError, match=r"training\.base_precision: input should be 'bf16', 'bfloat16', 'fp16' or 'float16'"):
+        train_briefly(tiny_diffusion(base_precision="int8"))
+
+
+def test_layers_that_do_without_the_adapter(
+    train_briefly: Callable[..., TrainResult], tiny_diffusion: Callable[..., Any], base: Path
+) -> None:
+    """Other ones in every batch, the same ones when resumed, and none when it is over."""
+
+    class Watch(pl.Callback):
+        def __init__(self) -> None:
+            self.seen: list[list[str]] = []
+
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and p.grad is None]
+            self.seen.append(sorted({name.split(".lora_")[0] for name in idle}))
+
+    config = tiny_diffusion(adapter={**LORA, "module_dropout": 0.5})
+    watch, again = Watch(), Watch()
+    run = train_briefly(config, max_steps=4, checkpoint_every=2, pretrained_ckpt_path=base, callbacks=[watch])
+    total = len(read_adapter(run.folder / "adapters" / "step=4.safetensors").tensors)
+    assert all(0 < len(idle) < total for idle in watch.seen) and len({str(idle) for idle in watch.seen}) == 4
+    assert 0.2 * total < sum(map(len, watch.seen)) / 4 < 0.8 * total
+    half = run.folder / "checkpoints" / "epoch=0-step=2.ckpt"
+    resumed = train_briefly(
+        config, max_steps=4, pretrained_ckpt_path=base, ckpt_path=half, run_folder=run.folder / "again", callbacks=[again]
+    )
+    assert again.seen == watch.seen[2:] and resumed.checkpoint is not None and run.checkpoint is not None
+    once, twice = (read_checkpoint(path).state_dict for path in (run.checkpoint, resumed.checkpoint))
+    assert all(torch.equal(value, twice[key]) for key, value in once.items())
+    assert run.wrapper.has_idle_parameters, "which processes that share their gradients must know"
+    attached = [module for module in run.wrapper.model.modules() if hasattr(module, "is_left_out")]
+    assert len(attached) == total and any(module.is_left_out for module in attached)
+    options = {"steps": 1, "seed": 1, "conditioning": {"prompt": "a", "seconds_start": 0, "seconds_total": 1}, "sample_size": 1024}
+    run.wrapper.model.eval().generate(**options)
+    assert not any(module.disable_adapters for module in attached), "generating, all have it"
+
+
+def test_one_layer_always_has_the_adapter(
+    train_briefly: Callable[..., TrainResult], tiny_diffusion: Callable[..., Any], base: Path
+) -> None:
+    adapter = {**LORA, "targets": ["to_qkv"], "module_dropout": 0.99}
+    assert train_briefly(tiny_diffusion(adapter=adapter), max_steps=3, pretrained_ckpt_path=base).step == 3
+    section = {**SECTION, "module_dropout": 0.1}
+    assert with_adapter({**tiny_diffusion(), "lora": section})["training"]["adapter"]["module_dropout"] == 0.1
+
+
+def test_an_adapter_of_another_program_to_start_from(
+    train_briefly: Callable[..., TrainResult], tiny_diffusion: Callable[..., Any], base: Path, tmp_path: Path
+) -> None:
+    import peft
+
+    model = create_model_from_config(tiny_diffusion())
+    made: Any = peft.get_peft_model(model.model, peft.LoraConfig(r=2, lora_alpha=2, target_modules=r".*to_qkv"))  # type: ignore[arg-type]
+    torch.nn.init.ones_(next(parameter for name, parameter in made.named_parameters() if "lora_B" in name))
+    made.save_pretrained(tmp_path)
+    adapter = {**LORA, "targets": ["to_qkv"], "start_from": str(tmp_path)}
+    run = train_briefly(tiny_diffusion(adapter=adapter, learning_rate=0.0), max_steps=1, pretrained_ckpt_path=base)
+    (named,) = read_adapter(run.folder / "adapters" / "step=1.safetensors").tensors.values()
+    assert bool((named["lora_B.weight"] == 1).all())

@@ -98,7 +98,7 @@ def test_a_run_that_ends_in_an_error_is_saved_and_goes_on_after_the_batch(reques
     with pytest.raises(KeyError, match="broken"):
         train_briefly(config, max_steps=8, run_folder=tmp_path, save_top_k=1, checkpoint_every=every, callbacks=[first, Fail(batch)])
     assert steps(tmp_path) == [batch - 1, batch], "what was good stays"
-    assert f"saved step {batch} before the error: " in caplog.text
+    assert f"saved step {batch} before giving up: " in caplog.text
     result = train_briefly(config, max_steps=7, ckpt_path=find_checkpoints(tmp_path)[-1], callbacks=[second])
     assert result.step == 7 and result.folder == tmp_path
     assert first.seen + second.seen == whole.seen[:batch] + whole.seen[batch + 1 :]

@@ -5,13 +5,15 @@ import shutil
 from typing import NamedTuple
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from stable_audio_tools.errors import ConfigError, TrainingError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config, preflight
 from stable_audio_tools.training.inventory import describe
-from stable_audio_tools.training.preflight import Activations, checkpoint_bytes, memory_of
+from stable_audio_tools.training.options import TrainOptions
+from stable_audio_tools.training.preflight import Activations, checkpoint_bytes, memory_of, pass_line
 
 
 def numbers(text):
@@ -125,3 +127,44 @@ def test_an_adapter_is_no_part_of_the_model(train_briefly, tiny_diffusion):
     assert parts["average"] == pytest.approx(4 * size, rel=0.5) and parts["gradients"] == pytest.approx(4 * size, rel=0.1)
     told = numbers(report.replace("checkpoints: ", "each "))["each"]
     assert told < result.checkpoint.stat().st_size < 2 * told
+
+
+@pytest.mark.parametrize(
+    ("accum", "processes", "told"),
+    [
+        (1, 1, "10 batches of 4 per pass"),
+        (4, 1, "10 batches of 4 per pass, 4 of which make a step: 3 steps"),
+        (2, 3, "10 batches of 4 per pass, 6 of which make a step: 2 steps"),
+    ],
+)
+def test_a_pass_is_told_in_batches_and_steps(accum, processes, told):
+    options = TrainOptions(model_config="m", dataset_config="d", batch_size=4, accum_batches=accum)
+    assert pass_line(options, 10, processes) == told
+
+
+def test_without_an_end_the_time_of_a_pass_is_told(train_briefly, tiny_uncond):
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = trainer.global_step == 22
+
+    run = train_briefly(tiny_uncond(), max_steps=-1, callbacks=[Stop()])
+    assert re.search(r"s per step; a pass takes about \d+ s", (run.folder / "report.txt").read_text())
+
+
+@pytest.mark.parametrize("name", ["tiny_uncond", "tiny_autoencoder"])
+def test_the_bar_counts_batches(request, train_briefly, name):
+    """Five per pass, two of which make a step."""
+
+    class Totals(pl.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_end(self, trainer, *args):
+            self.seen.append(trainer.progress_bar_callback.train_progress_bar.total)
+
+    totals, again = Totals(), Totals()
+    config = request.getfixturevalue(name)()
+    first = train_briefly(config, max_steps=2, accum_batches=2, show_progress=True, callbacks=[totals])
+    assert totals.seen == [4, 4, 4, 4]
+    train_briefly(config, max_steps=3, accum_batches=2, show_progress=True, callbacks=[again], ckpt_path=first.checkpoint)
+    assert again.seen == [5], "the last step of a pass has one batch"

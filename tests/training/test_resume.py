@@ -13,6 +13,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, unwrap_state_dict, weights_hash
+from stable_audio_tools.errors import DataError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.conditioners.pretrained import frozen
 from stable_audio_tools.training.checkpointing import find_checkpoints
@@ -415,3 +416,63 @@ def test_processes_share_a_folder_but_neither_items_nor_noise_and_resume_exactly
 )
 def test_killed_processes_of_all_kinds_resume_bit_equal(script, name, number, whole_group, workers, flags):
     assert_killing_is_harmless(script(name, "--num-workers", str(workers), *flags), number, whole_group=whole_group, resume="--recover")
+
+
+class Items(pl.Callback):
+    """The items of every batch; raises in one of them, counted from 0."""
+
+    def __init__(self, fails_at=-1, hook="on_before_backward"):
+        self.seen, self.fails_at, self.hook = [], fails_at, hook
+
+    def _fail_in(self, hook):
+        if hook == self.hook and len(self.seen) == self.fails_at + 1:
+            raise DataError("something is wrong")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append([item["path"] for item in batch[1]])
+        self._fail_in("on_train_batch_start")
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self._fail_in("on_before_backward")
+
+    def on_validation_start(self, trainer, pl_module):
+        self._fail_in("on_validation_start")
+
+
+@pytest.mark.parametrize(("fails_at", "hook"), [(3, "on_before_backward"), (7, "on_train_batch_start"), (4, "on_validation_start")])
+@pytest.mark.parametrize("name", ["uncond", "adversary"])
+def test_a_run_that_fails_saves_what_it_has_learned_first(run, noises, caplog, name, fails_at, hook):
+    validation = {"val_dataset_config": noises} if hook == "on_validation_start" else {}
+    whole, failing, rest = Items(), Items(fails_at, hook), Items()
+    run(name, whole, max_steps=15)
+    folder = run(name, max_steps=1)[0].folder.parent / f"{name} {hook}"
+    with pytest.raises(DataError, match="something is wrong"):
+        run(name, failing, max_steps=9, run_folder=folder, checkpoint_every=2, save_top_k=1, **validation)
+    earlier, saved = find_checkpoints(folder)  # also the good one from before
+    assert earlier.name.endswith(f"step={fails_at - fails_at % 2}.ckpt")
+    step = fails_at + (hook == "on_validation_start")
+    assert saved.name.endswith(f"step={step}.ckpt") and f"saved step {step} before giving up: {saved}" in caplog.text
+    resumed, _ = run(name, rest, max_steps=10, ckpt_path=saved)
+    assert resumed.step == 10 and len(rest.seen) == 10 - step
+    following = fails_at + 1
+    per_pass = 5
+    same_pass = per_pass - following % per_pass if following % per_pass else per_pass
+    assert rest.seen[:same_pass] == whole.seen[following : following + same_pass], "the batch after the one that failed"
+
+
+def test_a_run_that_fails_in_its_first_step_leaves_no_checkpoint(run, caplog):
+    folder = run("uncond", max_steps=1)[0].folder.parent / "first"
+    with pytest.raises(DataError):
+        run("uncond", Items(0), run_folder=folder)
+    assert find_checkpoints(folder) == [] and "before giving up" not in caplog.text
+
+
+@pytest.mark.parametrize("val_every", [-1, 2])
+def test_the_best_checkpoint_of_a_validation_resumes_bit_equal(run, uninterrupted, noises, val_every):
+    options = {"val_dataset_config": noises, "val_every": val_every, "save_best": 9}
+    expected, _ = uninterrupted("uncond")
+    whole, losses = run("uncond", **options)
+    assert losses == expected
+    for path in find_checkpoints(whole.folder / "best"):
+        step = int(path.stem.rpartition("=")[2])
+        assert run("uncond", ckpt_path=path, **options)[1] == expected[step:], path.name

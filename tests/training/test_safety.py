@@ -3,9 +3,11 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 
 from stable_audio_tools.errors import TrainingError
 from stable_audio_tools.training.checkpointing import find_checkpoints
+from stable_audio_tools.training.safety import are_finite
 
 
 class Spoil(pl.Callback):
@@ -61,9 +63,10 @@ def test_weights_that_are_broken_are_not_skipped(train_briefly, tiny_diffusion):
         train_briefly(tiny_diffusion(), on_nan="skip", callbacks=[Spoil(1, weights=True)])
 
 
-def test_batches_that_are_all_bad_are_not_skipped_forever(train_briefly, tiny_diffusion):
-    with pytest.raises(TrainingError, match=r"this is the 21th batch in a row, so it is not the data"):
+def test_batches_that_are_all_bad_are_not_skipped_forever(train_briefly, tiny_diffusion, caplog):
+    with pytest.raises(TrainingError, match=r"that makes 21 batches in a row, so it is not the data"):
         train_briefly(tiny_diffusion(), max_steps=99, on_nan="skip", callbacks=[Spoil(*range(1, 99))])
+    assert "step 21 is not saved: its weights are not worth keeping" in caplog.text
 
 
 def test_a_run_goes_back_to_its_last_checkpoint_if_asked(train_briefly, tiny_diffusion, caplog):
@@ -88,3 +91,85 @@ def test_checkpoints_with_broken_weights_are_not_recovered(train_briefly, tiny_d
     train_briefly(tiny_diffusion(), max_steps=5, recover=True, **where)
     assert "its weights are not finite (diffusion.model.model.to_timestep_embed.0.bias)" in caplog.text
     assert f"recovering from {find_checkpoints(first.folder)[0]}" in caplog.text
+
+
+class SpoilGradients(pl.Callback):
+    """Makes the gradient of one parameter not finite in some batches, while the loss is."""
+
+    def __init__(self, *batches, value=float("nan")):
+        self.batches, self.value, self.count, self.seen = batches, value, -1, []
+
+    def on_train_start(self, trainer, pl_module):
+        self.name, parameter = next((n, p) for n, p in pl_module.model.named_parameters() if p.requires_grad and p.dim() > 1)
+        parameter.register_hook(lambda grad: grad * self.value if self.count in self.batches else grad)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.count += 1
+        self.named = [item["path"] for item in batch[1]]
+        self.seen.append([p.detach().clone() for p in pl_module.model.parameters()])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_gradients_that_are_not_finite_stop_a_run_and_are_named(train_briefly, tiny_diffusion, value):
+    spoil = SpoilGradients(1, value=value)
+    with pytest.raises(TrainingError) as told:
+        train_briefly(tiny_diffusion(), callbacks=[spoil])
+    message = str(told.value)
+    assert message.startswith(f"step 1: the loss is finite, but the gradient of a parameter is not: diffusion.{spoil.name}; its batch: ")
+    assert f"{spoil.named[0]}, {spoil.named[1]}; the weights are finite still" in message
+
+
+@pytest.mark.parametrize("name", ["tiny_autoencoder", "adversary", "tiny_diffusion"])
+def test_a_step_with_such_gradients_is_skipped_if_asked(request, train_briefly, caplog, name):
+    adversary = {"adversary": True} if name == "adversary" else {}
+    config = request.getfixturevalue("tiny_autoencoder" if adversary else name)(**adversary)
+    spoil = SpoilGradients(2)
+    result = train_briefly(config, max_steps=4, on_nan="skip", callbacks=[spoil])
+    assert all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[3], strict=True)), "as before the step"
+    assert not all(torch.equal(a, b) for a, b in zip(spoil.seen[0], spoil.seen[2], strict=True))
+    assert all(bool(torch.isfinite(value).all()) for value in result.wrapper.state_dict().values())
+    assert caplog.text.count("skipped it (1 skipped so far)") == 1
+
+
+def test_such_gradients_in_every_step_are_not_skipped_forever_and_all_batches_of_a_step_are_named(train_briefly, tiny_diffusion, caplog):
+    with pytest.raises(TrainingError, match="that makes 21 batches in a row, so it is not the data"):
+        train_briefly(tiny_diffusion(), max_steps=99, on_nan="skip", callbacks=[SpoilGradients(*range(1, 99))])
+    caplog.clear()
+    train_briefly(tiny_diffusion(), max_steps=2, on_nan="skip", accum_batches=2, callbacks=[SpoilGradients(1)])
+    assert caplog.text.count(".wav") == 4, "two batches of two"
+
+
+def test_a_scaler_of_gradients_may_leave_out_steps_but_not_all(train_briefly, tiny_diffusion, caplog):
+    class Scaled(SpoilGradients):
+        def on_train_start(self, trainer, pl_module):
+            super().on_train_start(trainer, pl_module)
+            plugin = MixedPrecision("bf16-mixed", "cpu")
+            plugin.scaler = torch.amp.GradScaler("cpu")  # as 16-mixed has one on a GPU
+            trainer.strategy.precision_plugin = plugin
+
+    train_briefly(tiny_diffusion(), max_steps=4, callbacks=[Scaled(0)])
+    assert "finite" not in caplog.text
+    with pytest.raises(TrainingError, match="that makes 21 batches in a row"):
+        train_briefly(tiny_diffusion(), max_steps=99, callbacks=[Scaled(*range(99))])
+
+
+def test_a_run_goes_back_for_gradients_too(train_briefly, tiny_diffusion, caplog):
+    spoil = SpoilGradients(3)
+    train_briefly(tiny_diffusion(), max_steps=6, checkpoint_every=2, on_nan="rollback", callbacks=[spoil])
+    assert all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[4], strict=True)), "those of step 2"
+    assert "went back to the weights and optimizer states of" in caplog.text
+
+
+def test_tensors_are_finite_or_not():
+    fine = [torch.ones(3), torch.full((2, 2), 3e38), torch.zeros((), dtype=torch.bfloat16)]
+    assert are_finite(fine)
+    assert not any(are_finite([*fine, torch.tensor([1.0, bad])]) for bad in (float("nan"), float("inf"), -float("inf")))
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_save_what_they_have(scripts, tiny_uncond, noises):
+    run = scripts(tiny_uncond(learning_rate=1e30), noises["datasets"][0]["path"], "--max-steps", "9", "--devices", "2", "--strategy", "ddp")
+    assert run.start().wait(timeout=300) == 1
+    assert "step 1: the loss is " in run.log() and "saved step 1 before giving up: " in run.log(), run.log()
+    (saved,) = find_checkpoints(run.folder)
+    assert saved.name == "epoch=0-step=1.ckpt"

@@ -34,7 +34,7 @@ def test_keywords_are_the_keys_of_the_section(model):
         pre_encoded=True, log_loss_info=False, timestep_sampler="logit_normal", timestep_sampler_options=None,
     )  # fmt: skip
     section = {"use_ema": False, "cfg_dropout_prob": 0.2, "optimizer_configs": ADAM, "mask_padding": True, "mask_padding_dropout": 0.1}
-    section |= {"pre_encoded": True, "timestep_sampler": "logit_normal"}
+    section |= {"pre_encoded": True, "log_loss_info": False, "timestep_sampler": "logit_normal"}
     assert wrapper.training_config == DiffusionCondTraining.model_validate(section)
     assert wrapper.ema is None
     optimizer = wrapper.configure_optimizers()

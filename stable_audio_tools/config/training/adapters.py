@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from stable_audio_tools.config.base import BelowOne, Component, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 from stable_audio_tools.registry import Mistake
@@ -25,6 +25,7 @@ class AdapterBlock(Component):
     targets: list[str] | None = None
     exclude: list[str] = []
     start_from: str | None = None  # an adapter file
+    module_dropout: BelowOne = 0.0  # share of the adapted layers that a batch does without
 
     def conflicts(self) -> Iterator[Mistake]:
         for key in ("targets", "exclude"):
@@ -76,8 +77,6 @@ class LorawSection(Strict):
     def conflicts(self) -> Iterator[Mistake]:
         if not self.component_whitelist:
             yield Mistake(("component_whitelist",), 'is empty, so that nothing would be trained; for example ["transformer"]')
-        if self.module_dropout:
-            yield Mistake(("module_dropout",), "warning: has no effect: adapters are never skipped in a step", "warning")
         if self.multiplier != 1:
             yield Mistake(("multiplier",), "warning: has no effect on training; give the strength where the adapter is used", "warning")
 
@@ -87,6 +86,7 @@ class LorawSection(Strict):
             "type": "dora" if self.weight_decompose else "lora",
             "config": {"rank": self.rank, "alpha": self.alpha or float(self.rank), "dropout": self.dropout},
             "targets": [f".{name}." for name in self.component_whitelist],
+            **({"module_dropout": self.module_dropout} if self.module_dropout else {}),
         }
 
 
@@ -96,7 +96,7 @@ class WithAdapter(Strict):
     adapter: AdapterBlock | None = None
     lora_config: LoraConfig | None = None
     lora_ckpt_path: str | None = None
-    base_precision: str | None = None
+    base_precision: Literal["bf16", "bfloat16", "fp16", "float16"] | None = None  # of what does not learn beside an adapter
 
     def conflicts(self) -> Iterator[Mistake]:
         yield from super().conflicts()
@@ -104,8 +104,6 @@ class WithAdapter(Strict):
             yield Mistake(("lora_config",), "says what adapter says, in the words of an older version; leave one of them out", "conflict")
         if self.lora_ckpt_path is not None and self.lora_config is None:
             yield Mistake(("lora_ckpt_path",), 'has no effect without lora_config; with adapter, write "start_from" in it', "conflict")
-        if self.base_precision is not None:
-            yield Mistake(("base_precision",), "warning: has no effect: --precision says what is computed with", "warning")
 
 
 def with_adapter(data: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:

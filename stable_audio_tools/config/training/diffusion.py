@@ -19,6 +19,21 @@ ARC_IGNORES = (  # keys of the loss that it does without. timestep_sampler is no
 )  # fmt: skip
 
 
+class CondDisplayOptions(Strict):
+    """``config`` of a `CondDisplay`."""
+
+    pre_encoded: bool = False  # the condition is latents of the model's pretransform
+    display_mix: bool = False  # also mix it with what is made
+
+
+class CondDisplay(Strict):
+    """A condition of demos that is audio, or an object from names to audio (stems), and is written beside what is made."""
+
+    id: str
+    type: Literal["audio", "audio_dict"]
+    config: CondDisplayOptions = CondDisplayOptions()
+
+
 class DiffusionCondDemo(Strict):
     """What to generate while training, and how often."""
 
@@ -28,12 +43,26 @@ class DiffusionCondDemo(Strict):
     demo_cfg_scales: list[float]
     demo_cond: list[dict[str, Any]] = []
     demo_cond_from_batch: bool = False
+    display_audio_cond: bool = False
+    cond_display_configs: list[CondDisplay] | None = None
 
     def conflicts(self) -> Iterator[Mistake]:
         if not self.demo_cond_from_batch and len(self.demo_cond) != self.num_demos:
             yield Mistake(("num_demos",), f"is {self.num_demos}, but demo_cond has {len(self.demo_cond)} entries", "conflict")
         if not self.demo_cfg_scales:
             yield Mistake(("demo_cfg_scales",), "warning: is empty: there will be no demos", "warning")
+        if not self.demo_cond_from_batch:
+            yield from self._without_audio()
+
+    def _without_audio(self) -> Iterator[Mistake]:
+        """Conditions to be shown that ``demo_cond`` does not have."""
+        shown = [(("display_audio_cond",), "audio")] if self.display_audio_cond else []
+        shown += [(("cond_display_configs", index), each.id) for index, each in enumerate(self.cond_display_configs or [])]
+        for location, key in shown:
+            if any(isinstance(item.get(key), (type(None), str, int, float)) for item in self.demo_cond):
+                yield Mistake(
+                    location, f"demo_cond has no audio under {key!r}; audio comes with the data: set demo_cond_from_batch", "conflict"
+                )
 
 
 class DiffusionTraining(TrainingConfig):
@@ -97,7 +126,7 @@ class DiffusionCondTraining(DiffusionTraining, WithAdapter):
     loss_norm_eps: PositiveFloat = 1e-6
     ot_coupling: bool = False
     noise_by_item: bool = False
-    log_loss_info: bool = False
+    log_loss_info: bool = True
     log_every_n_steps: PositiveInt = 1
     pre_encoded: bool = False
     cfg_dropout_prob: Probability = 0.1
@@ -151,7 +180,9 @@ class DiffusionCondInpaintDemo(DiffusionCondDemo):
     num_demos: NonNegativeInt = 8
 
     def conflicts(self) -> Iterator[Mistake]:
-        yield from ()
+        for key in ("demo_cond", "display_audio_cond", "cond_display_configs"):
+            if getattr(self, key):
+                yield Mistake((key,), "warning: has no effect: demos of inpainting fill gaps in items of the data", "warning")
 
 
 class DiffusionCondInpaintTraining(DiffusionCondTraining):
@@ -194,6 +225,7 @@ class DiffusionUncondTraining(PlainDiffusionTraining, WithAdapter):
 
     pre_encoded: bool = False
     noise_by_item: bool = False
+    log_loss_info: bool = True
     log_every_n_steps: PositiveInt = 1
     demo: DiffusionDemo | None = None
     demo_every: PositiveInt | None = None  # where configs had them before there was "demo"
@@ -205,4 +237,5 @@ class DiffusionAutoencoderTraining(PlainDiffusionTraining):
     """``training`` of a diffusion autoencoder."""
 
     use_reconstruction_loss: bool = False
+    log_loss_info: bool = True
     demo: DiffusionDemo | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,6 +59,36 @@ def _refuse_empty_rows(layers: Mapping[str, Any]) -> None:
             f"adapter 'dora': {names}: the weight has rows of zeros, which have no direction to change; is the model trained "
             "(--pretrained-ckpt-path)? If it is, leave the layer out with exclude, or take 'lora'"
         )
+
+
+class RandomLayers:
+    """Lets a part of the adapted layers do without the adapter in training, another one in every batch. In eval mode all have it.
+
+    Args:
+        model: The model.
+        attached: What was attached to it.
+        share: Of the layers that do without; at least one has it always, or there would be nothing to learn.
+    """
+
+    def __init__(self, model: nn.Module, attached: Attached, share: float) -> None:
+        self._share = share
+        self._layers: list[Any] = [model.get_submodule(name) for name in attached]
+        for layer in self._layers:
+            layer.is_left_out = False
+            layer.register_forward_pre_hook(_obey)
+
+    def draw(self, key: str) -> None:
+        """Choose anew. The same ``key`` gives the same layers, so that a resumed run goes on as it would have."""
+        stream = random.Random(key)
+        left_out = [stream.random() < self._share for _ in self._layers]
+        if all(left_out):
+            left_out[stream.randrange(len(left_out))] = False
+        for layer, is_left_out in zip(self._layers, left_out, strict=True):
+            layer.is_left_out = is_left_out
+
+
+def _obey(layer: Any, args: Any) -> None:
+    layer._disable_adapters = layer.training and layer.is_left_out
 
 
 def start_from(attached: Attached, model: nn.Module, adapter: AdapterFile, kind: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stable_audio_tools.checkpoint import read_checkpoint, save_model_weights, weights_hash
 from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.families import ADAPTERS
-from stable_audio_tools.models.adapters import foreign
+from stable_audio_tools.models.adapters import foreign, interchange
 from stable_audio_tools.models.adapters.changes import Change, PeftChange
 
 FORMAT, VERSION = "stable-audio-tools adapter", "1"
@@ -46,6 +46,17 @@ class AdapterFile(NamedTuple):
     def num_parameters(self) -> int:
         """Numbers in it."""
         return sum(tensor.numel() for tensors in self.tensors.values() for tensor in tensors.values())
+
+    def named_for(self, model: nn.Module) -> AdapterFile:
+        """The same with the model's names of layers, if the file has names of its own.
+
+        Raises:
+            CheckpointError: If the model has no such layers.
+        """
+        if self.header.get("origin") not in (interchange.PEFT, interchange.MATRICES):
+            return self
+        names = interchange.names_in(model, list(self.tensors), self.path)
+        return self._replace(tensors={names[layer]: named for layer, named in self.tensors.items()})
 
     def change(self, name: str, layer: nn.Module, weight: Tensor) -> Change:
         """What it does to one layer.
@@ -105,21 +116,26 @@ def save_adapter(
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
-    """Read an adapter: our file, a training checkpoint of one, or a file of LoRAW or of Stable Audio 3.
+    """Read an adapter: our file, a training checkpoint of one, a file of LoRAW or of Stable Audio 3, or one in a format of `interchange`.
+
+    Args:
+        path: The file, or the folder that ``peft`` wrote.
 
     Raises:
         CheckpointError: If it is none of these.
     """
+    path = interchange.file_of(Path(path))
     checkpoint = read_checkpoint(path)
-    metadata = _metadata(Path(path))
+    metadata = _metadata(path)
     if "adapter" in checkpoint.extra:
         return _of_training(str(path), checkpoint.state_dict, checkpoint.extra)
     if metadata.get("format") == FORMAT:
         return _ours(str(path), checkpoint.state_dict, metadata)
     found = foreign.read(checkpoint.state_dict, metadata, checkpoint.extra, str(path))
+    found = found or interchange.read(checkpoint.state_dict, path)
     if found is None:
         what = checkpoint.description if checkpoint.kind != "unknown" else "no adapter file that is known here"
-        known = "this library's, LoRAW's and Stable Audio 3's are"
+        known = "files that can be used are those of this library, LoRAW, Stable Audio 3 and peft, and plain LoRA of kohya and ComfyUI"
         raise CheckpointError(f"{path}: is {what}: its keys are like {', '.join(list(checkpoint.state_dict)[:3])}; {known}")
     return AdapterFile(str(path), found.kind, found.config, found.tensors, {"origin": found.origin})
 

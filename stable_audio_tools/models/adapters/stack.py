@@ -14,6 +14,7 @@ from torch import nn
 from stable_audio_tools.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.adapters.changes import Change, Weights
 from stable_audio_tools.models.adapters.files import AdapterFile, base_hash, read_adapter
+from stable_audio_tools.models.adapters.interchange import WEIGHTS
 from stable_audio_tools.models.adapters.targets import LAYERS, is_normalised
 from stable_audio_tools.registry import closest
 
@@ -71,8 +72,8 @@ class AdapterStack:
             CheckpointError: If it is no adapter, does not fit the model, or changes nothing; the message names the keys.
             ConfigError: If an adapter of this name is in use.
         """
-        adapter = file if isinstance(file, AdapterFile) else read_adapter(file)
-        name = name or Path(adapter.path).stem
+        adapter = (file if isinstance(file, AdapterFile) else read_adapter(file)).named_for(self._model)
+        name = name or _name_of(Path(adapter.path))
         if name in self._loaded:
             raise ConfigError(f"an adapter named {name!r} is in use already; unload it, or call this one something else (name=...)")
         layers = self._layers_of(adapter)
@@ -250,3 +251,8 @@ def require_change(adapter: AdapterFile, parts: Iterable[tuple[Change, Weights]]
 
 def _some(names: list[str], limit: int = 4) -> str:
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+
+
+def _name_of(path: Path) -> str:
+    """What to call an adapter: ``peft`` gives all files one name, in a folder that tells them apart."""
+    return path.parent.name if path.name in WEIGHTS and path.parent.name else path.stem

@@ -128,7 +128,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
 
     @property
     def has_idle_parameters(self) -> bool:
-        return self.discriminator is not None or self.training_config.encoder_freeze_on_warmup
+        return super().has_idle_parameters or self.discriminator is not None or self.training_config.encoder_freeze_on_warmup
 
     @property
     def is_warmed_up(self) -> bool:

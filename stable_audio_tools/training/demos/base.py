@@ -39,6 +39,7 @@ class DemoCallback(pl.Callback):
         self.demo_every = demo_every
         self.folder = Path(folder) if folder is not None else None
         self.num_failed = 0
+        self._first_failure = ""
         self._last_step = -1
 
     def demo(self, wrapper: TrainingWrapper, batch: Any, step: int) -> None:
@@ -68,9 +69,15 @@ class DemoCallback(pl.Callback):
             with isolated_randomness(self.seed), torch.no_grad(), averaged_iterates(trainer.optimizers):
                 self.demo(wrapper, batch, step)
             logger.info("demo of step %d took %.1f s: %s", step, time.perf_counter() - started, self._folder)
-        except Exception:  # a demo must never end a run
+        except Exception as error:  # a demo must never end a run
             self.num_failed += 1
+            self._first_failure = self._first_failure or f"step {step}: {' '.join(str(error).split()) or type(error).__name__}"
             logger.exception("the demo of step %d failed (%d failed so far); training goes on", step, self.num_failed)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say again that demos failed: in a long run nobody has seen it."""
+        if self.num_failed:
+            logger.warning("%d demos failed in this run; the first one: %s", self.num_failed, self._first_failure)
 
     def emit(self, name: str, audio: Tensor, sample_rate: int, step: int) -> Path:
         """Write and log a clip and its picture.

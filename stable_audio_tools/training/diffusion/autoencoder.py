@@ -87,6 +87,7 @@ class DiffusionAutoencoderTrainingWrapper(DiffusionTrainingWrapper):
             terms["mrstft_loss"] = RECONSTRUCTION_WEIGHT * self.spectral_loss(audio[..., :length], reals[..., :length])
         loss = sum(terms.values(), start=result.loss.new_zeros(()))
         self.log_training(loss, {**terms, "latent_std": info["latents"].std()}, data)
+        self.log_by_time(result)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

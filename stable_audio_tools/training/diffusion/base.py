@@ -14,10 +14,12 @@ from stable_audio_tools.families import TIMESTEPS
 from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.sampling.timesteps import TimestepSampler
 from stable_audio_tools.training.base import RunningMeans, TrainingWrapper, of_every_process, of_this_process
+from stable_audio_tools.training.diffusion.loss import DiffusionLoss
 from stable_audio_tools.training.randomness import isolated_randomness
 from stable_audio_tools.training.schedulers import optimizer_and_schedule
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+NUM_BUCKETS = 10  # of times
 
 
 class DiffusionTrainingWrapper(TrainingWrapper):
@@ -37,7 +39,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
     def __init__(self, timestep_sampler: str = "uniform", timestep_sampler_options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._timesteps: dict[str, tuple[str, dict[str, Any]]] = {}
-        self._means = RunningMeans()
+        self._means, self._by_time = RunningMeans(), RunningMeans()
         self.add_timesteps("timestep_sampler", timestep_sampler, timestep_sampler_options)
 
     def add_timesteps(self, attribute: str, name: str, options: Mapping[str, Any] | None = None) -> None:
@@ -135,6 +137,19 @@ class DiffusionTrainingWrapper(TrainingWrapper):
         if means is not None:
             self.log_dict(means, on_step=True)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
+
+    def log_by_time(self, result: DiffusionLoss) -> None:
+        """Log means of the loss over items of a tenth of the times each, over ``log_every_n_steps`` batches, unless the config says no."""
+        if not self.training_config.log_loss_info:
+            return
+        bucket = (result.t * NUM_BUCKETS).long().clamp(0, NUM_BUCKETS - 1)
+        entries = torch.stack([result.per_item.float(), torch.ones_like(result.per_item, dtype=torch.float32)])  # (2, B)
+        sums = entries.new_zeros(2, NUM_BUCKETS).index_add(1, bucket, entries)
+        means = self._by_time.add({"sums": sums}, getattr(self.training_config, "log_every_n_steps", 1))
+        if means is not None:  # read from the device at once
+            rows = zip(*means["sums"].tolist(), strict=True)
+            by_time = {f"model/loss_all_{index / 10:.1f}": loss / count for index, (loss, count) in enumerate(rows) if count}
+            self.log_dict(by_time, on_step=True)
 
     def log_validation(self, latents: Tensor, seeds: Sequence[int], loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Log losses at fixed times with noise fixed per item, so that the numbers move only when the model does.

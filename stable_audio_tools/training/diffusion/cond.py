@@ -15,16 +15,15 @@ from stable_audio_tools.errors import DataError
 from stable_audio_tools.families import WRAPPERS
 from stable_audio_tools.models.diffusion.wrappers import ConditionedDiffusionModelWrapper
 from stable_audio_tools.sampling.inpainting import random_inpaint_mask
-from stable_audio_tools.training.base import RunningMeans, padding_mask_of, unbatch
+from stable_audio_tools.training.base import padding_mask_of, unbatch
 from stable_audio_tools.training.diffusion.average import FrameWeights, coupled_noise
 from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, noise_of_items
-from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
+from stable_audio_tools.training.diffusion.loss import diffusion_loss
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.randomness import isolated_randomness, item_seeds
 from stable_audio_tools.training.sections import takes_keys_of
 
 Metadata = Sequence[Mapping[str, Any]]
-NUM_BUCKETS = 10  # of times
 
 
 class Example(NamedTuple):
@@ -66,7 +65,6 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         super().__init__(training.timestep_sampler, training.timestep_sampler_options)
         self.diffusion = model
         self.training_config = training
-        self._by_time = RunningMeans()
         for key in ("mask_padding_attention", "use_effective_length_for_schedule"):
             if getattr(training, key) is not None:
                 setattr(model, key, getattr(training, key))
@@ -207,20 +205,9 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
             cfg_dropout_prob=config.cfg_dropout_prob,
             **example.hidden,
         )
-        self._log(result, latents)
-        return result.loss
-
-    def _log(self, result: DiffusionLoss, latents: Tensor) -> None:
         self.log_training(result.loss, {"mse_loss": result.loss}, latents)
-        if self.training_config.log_loss_info:
-            bucket = (result.t * NUM_BUCKETS).long().clamp(0, NUM_BUCKETS - 1)
-            entries = torch.stack([result.per_item.float(), torch.ones_like(result.per_item, dtype=torch.float32)])  # (2, B)
-            sums = entries.new_zeros(2, NUM_BUCKETS).index_add(1, bucket, entries)
-            means = self._by_time.add({"sums": sums}, self.training_config.log_every_n_steps)
-            if means is not None:  # read from the device at once
-                rows = zip(*means["sums"].tolist(), strict=True)
-                by_time = {f"model/loss_all_{index / 10:.1f}": loss / count for index, (loss, count) in enumerate(rows) if count}
-                self.log_dict(by_time, on_step=True)
+        self.log_by_time(result)
+        return result.loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss at fixed times with noise fixed per item, so that the number moves only when the model does."""

@@ -50,9 +50,10 @@ class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
         else:
             latents, noise = self.latents_of(reals), None
             t = self.timestep_sampler(latents.shape[0], device=self.device)
-        loss = self.compute_loss(latents, t, noise).loss
-        self.log_training(loss, {"mse_loss": loss}, latents)
-        return loss
+        result = self.compute_loss(latents, t, noise)
+        self.log_training(result.loss, {"mse_loss": result.loss}, latents)
+        self.log_by_time(result)
+        return result.loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss at fixed times."""

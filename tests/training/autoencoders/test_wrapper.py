@@ -1,6 +1,7 @@
 """Training an autoencoder: whose turn it is, which losses count, what stands still."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -327,7 +328,7 @@ def test_gradients_are_clipped_per_player(train_briefly, tiny_autoencoder, optio
 
 def test_gradients_that_are_still_scaled_are_not_clipped(wrap):
     wrapper = wrap(clip_grad_norm=1.0)
-    wrapper._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=torch.amp.GradScaler("cpu")))
+    wrapper._trainer = SimpleNamespace(world_size=1, precision_plugin=SimpleNamespace(scaler=torch.amp.GradScaler("cpu")))
     plain, fused = (torch.optim.AdamW(wrapper.autoencoder.parameters(), fused=is_fused) for is_fused in (False, True))
     wrapper.on_before_optimizer_step(plain)
     with pytest.raises(
@@ -496,3 +497,29 @@ def test_scripts_load_it_from_a_checkpoint_with_keywords(train_briefly, tiny_aut
     expected, ours = result.wrapper.state_dict(), loaded.state_dict()
     assert set(expected) == set(ours) and all(torch.equal(expected[key], ours[key].cpu()) for key in expected)
     assert loaded.autoencoder is model
+
+
+def test_a_metric_that_has_nothing_to_say_about_a_batch_does_not_count_but_a_loss_does(train_briefly, tiny_autoencoder, noises):
+    class Spoken(torch.nn.Module):
+        values = (float("nan"), 2.0, float("nan"), 4.0, 3.0)
+        calls = 0
+
+        def forward(self, decoded, reals):
+            self.calls += 1
+            return torch.tensor(self.values[(self.calls - 1) % 5])
+
+    class Watch(pl.Callback):
+        def on_validation_start(self, trainer, pl_module):
+            pl_module.eval_losses["stft"] = Spoken()
+
+        def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+            if batch_idx == 1:
+                batch[0].fill_(float("nan"))
+
+        def on_validation_end(self, trainer, pl_module):
+            self.seen = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+
+    watch = Watch()
+    train_briefly(tiny_autoencoder(eval_loss_configs={"stft": {}}), max_steps=1, val_dataset_config=noises, val_every=1, callbacks=[watch])
+    assert watch.seen["val/stft"] == pytest.approx(3.0)
+    assert math.isnan(watch.seen["val/l1_time_loss"]), "not hidden"

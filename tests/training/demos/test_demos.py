@@ -1,12 +1,16 @@
 """Demos write sound and pictures, and leave the run that they watch alone."""
 
+import re
+
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from stable_audio_tools.audio import load, probe
 from stable_audio_tools.audio.tags import read_metadata
 from stable_audio_tools.checkpoint import weights_hash
+from stable_audio_tools.config.check import check_model_config
 from stable_audio_tools.training.demos.autoencoder import statistics
 from stable_audio_tools.training.demos.base import DemoCallback
 
@@ -140,3 +144,95 @@ def test_demos_can_go_to_another_folder(train_briefly, tiny_diffusion, tmp_path)
     probe_.folder = tmp_path / "elsewhere"
     train_briefly(tiny_diffusion(), max_steps=1, callbacks=[probe_])
     assert len(list((tmp_path / "elsewhere").iterdir())) == 4
+
+
+def test_demos_that_failed_are_told_again_at_the_end(train_briefly, tiny_diffusion, caplog):
+    train_briefly(tiny_diffusion(), max_steps=2, callbacks=[Probe(0, 1)])
+    assert caplog.messages[-1] == "2 demos failed in this run; the first one: step 0: out of memory"
+
+
+@pytest.mark.parametrize("where", ["on the device", "on the cpu"])
+def test_a_demo_that_fails_inside_the_average_gives_the_model_back(train_briefly, tiny_diffusion, where):
+    class Broken(Probe):
+        def demo(self, wrapper, batch, step):
+            with wrapper.averaged() as model:
+                assert not model.training
+                raise RuntimeError("out of memory")
+
+    class Modes(pl.Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            assert pl_module.model.training and pl_module.model.model.training
+
+    ema = {"ema": {"on_cpu": True}} if where == "on the cpu" else {}
+    result = train_briefly(tiny_diffusion(**ema), max_steps=2, callbacks=[Broken(), Modes()])
+    assert result.step == 2
+
+
+# ---- conditions that are audio ----------------------------------------------------------------------------------------------------
+
+STEMS = """
+def get_custom_metadata(info, audio):
+    quiet, latents = 0.1 * audio, audio.reshape(-1)[:64].reshape(4, 16)
+    return {"prompt": "a", "seconds_start": 0, "seconds_total": 1, "audio": quiet, "latents": latents,
+            "stems": {"one": quiet, "two": 2 * quiet}}
+"""
+
+
+@pytest.fixture
+def with_stems(tmp_path, write_noises):
+    (tmp_path / "stems.py").write_text(STEMS)
+    folder = write_noises(tmp_path / "sounds", 4)
+    entry = {"id": "noises", "path": str(folder), "custom_metadata_module": str(tmp_path / "stems.py")}
+    return {"dataset_type": "audio_dir", "datasets": [entry]}
+
+
+def test_conditions_that_are_audio_are_written_alone_and_mixed(train_briefly, tiny_diffusion, with_stems):
+    displays = [
+        {"id": "audio", "type": "audio", "config": {"display_mix": True}},
+        {"id": "latents", "type": "audio", "config": {"pre_encoded": True}},
+        {"id": "stems", "type": "audio_dict"},
+    ]
+    config = demos_of(
+        tiny_diffusion(), demo_cond=[], demo_cond_from_batch=True, num_demos=2, demo_cfg_scales=[2], display_audio_cond=True,
+        cond_display_configs=displays,
+    )  # fmt: skip
+    result = train_briefly(config, max_steps=1, demos=True, dataset_config=with_stems)
+    names = ["demo_audio", "demo_audio_cond", "demo_audio_mix_cfg_2", "demo_cfg_2", "demo_latents", "demo_stems_mix_cfg_2"]
+    names += ["demo_stems_submix_cfg_2"]
+    assert names_in(result.folder) == sorted(f"{name}_00000000.{suffix}" for name in names for suffix in ("png", "wav"))
+    heard = {name: load(result.folder / "demos" / f"{name}_00000000.wav").samples for name in names}
+    assert {tuple(clip.shape) for name, clip in heard.items() if name != "demo_latents"} == {(1, 2 * 1024)}
+    assert tuple(heard["demo_latents"].shape) == (1, 2 * 16 * 16)
+    assert torch.equal(heard["demo_audio"], heard["demo_audio_cond"]) and 0.01 < float(heard["demo_audio"].std()) < 0.03
+    torch.testing.assert_close(heard["demo_stems_submix_cfg_2"], 3 * heard["demo_audio"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(heard["demo_audio_mix_cfg_2"], heard["demo_audio"] + heard["demo_cfg_2"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(heard["demo_stems_mix_cfg_2"], 3 * heard["demo_audio"] + heard["demo_cfg_2"], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("display", "message"),
+    [
+        ({"id": "prompt", "type": "audio"}, r"demo item 0: 'prompt' is to be shown as audio, a tensor \(channels, length\), but is 'a'"),
+        (
+            {"id": "audio", "type": "audio_dict"},
+            "demo item 0: 'audio' is to be shown as 'audio_dict', but is no object from names to audio",
+        ),
+        ({"id": "nothing", "type": "audio"}, "demo item 0: 'nothing' is to be shown as audio, a tensor .*, but is None"),
+    ],
+)
+def test_conditions_that_are_no_audio_are_told(train_briefly, tiny_diffusion, with_stems, caplog, display, message):
+    demo = {"demo_cond": [], "demo_cond_from_batch": True, "num_demos": 2, "cond_display_configs": [display]}
+    train_briefly(demos_of(tiny_diffusion(), **demo), max_steps=1, demos=True, dataset_config=with_stems)
+    assert re.search(message, caplog.messages[-1]), caplog.messages[-1]
+
+
+def test_conditions_to_show_must_be_there(tiny_diffusion, tiny_inpaint):
+    config = demos_of(tiny_diffusion(), display_audio_cond=True, cond_display_configs=[{"id": "prompt", "type": "audio"}])
+    assert [(mistake.path, mistake.message) for mistake in check_model_config(config)] == [
+        (f"training.demo.{key}", f"demo_cond has no audio under {name!r}; audio comes with the data: set demo_cond_from_batch")
+        for key, name in (("display_audio_cond", "audio"), ("cond_display_configs[0]", "prompt"))
+    ]
+    shown = {"display_audio_cond": True, "cond_display_configs": [{"id": "prompt", "type": "audio"}]}
+    config = tiny_inpaint(demo={"demo_cfg_scales": [1], **shown})
+    told = {(mistake.path, mistake.kind) for mistake in check_model_config(config)}
+    assert told == {(f"training.demo.{key}", "warning") for key in ("display_audio_cond", "cond_display_configs")}

@@ -38,7 +38,7 @@ def wrap(config):
         made = config(*args, **options)
         torch.manual_seed(0)
         wrapper = create_training_wrapper_from_config(made, create_model_from_config(made))
-        wrapper._log = lambda *_: None
+        wrapper.log_training = wrapper.log_by_time = lambda *_: None
         return wrapper
 
     return make
