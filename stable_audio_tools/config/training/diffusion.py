@@ -175,7 +175,7 @@ class DiffusionUncondTraining(TrainingConfig, WithAdapter):
     num_demos: PositiveInt | None = None
 
 
-class DiffusionAutoencoderTraining(TrainingConfig):
+class DiffusionAutoencoderTraining(TrainingConfig, WithAdapter):
     """``training`` of a diffusion autoencoder."""
 
     learning_rate: NonNegativeFloat
