@@ -32,6 +32,7 @@ class TrainingWrapper(pl.LightningModule):
 
     model_prefix: str
     ema_prefix: str | None = None
+    reproduced = "what the model makes of the batch"  # what `reproduction_error` measures
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,6 +88,18 @@ class TrainingWrapper(pl.LightningModule):
             yield model.eval()
         finally:
             self.train(self.training)
+
+    # ---- one batch, learnt by heart ---------------------------------------------------------------------------------------------
+
+    def begin_overfit(self, batch: Any) -> None:
+        """Called once, before one batch is learnt by heart: what can be judged by no batch is left out of training from here on."""
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        """How far the model is from a batch, with what a training step draws: 0 is the batch itself, 1 knows no more than its level.
+
+        NaN if nothing of the batch counts.
+        """
+        raise NotImplementedError
 
     # ---- a loss that is not finite ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from stable_audio_tools.training.arc.losses import relativistic_loss, sensitivit
 from stable_audio_tools.training.arc.warmup import Trajectories, follow
 from stable_audio_tools.training.base import of_every_process, of_this_process, padding_mask_of, unbatch
 from stable_audio_tools.training.diffusion.cond import DiffusionCondTrainingWrapper, Example, Metadata
+from stable_audio_tools.training.diffusion.loss import unexplained
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.players import DISCRIMINATOR, GENERATOR, AlternatingWrapper, listed
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
@@ -33,6 +34,20 @@ from stable_audio_tools.training.schedulers import create_scheduler_from_config
 MIN_TRIMMED_FRAMES = 128
 ROLLED = "prompt"  # the condition that contrastive losses exchange
 Terms = dict[str, Tensor]
+
+
+class Jumps(NamedTuple):
+    """What a generator makes in one step.
+
+    Attributes:
+        made: (B, D, L)
+        wanted: What it should be, (B, D, L).
+        t: Times that it started from, (B,).
+    """
+
+    made: Tensor
+    wanted: Tensor
+    t: Tensor
 
 
 class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
@@ -46,6 +61,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
         training: The ``training`` section of its config, with ``arc``.
     """
 
+    reproduced = "what the generator makes in one step (judged by the warm-up; the adversary is not)"
     generator_times: TimestepSampler
     discriminator_times: TimestepSampler
 
@@ -71,6 +87,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
         self.discriminator_head: nn.Module = ARC_HEADS.build(adversary.type, adversary.config, in_channels=body.transformer.dim)
         self._trajectories: Trajectories | None = None
         self._stored: Mapping[str, Any] | None = None
+        self._is_judged = False
 
     # ---- what Lightning asks for --------------------------------------------------------------------------------------------------
 
@@ -132,7 +149,16 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
 
     @property
     def _is_warming_up(self) -> bool:
-        return self.global_step < self.arc.ode_warmup.warmup_steps
+        return self._is_judged or self.global_step < self.arc.ode_warmup.warmup_steps
+
+    def begin_overfit(self, batch: Any) -> None:
+        """From here on every step is one of the warm-up, with the same paths: an adversary's losses do not fall when it is well."""
+        self._is_judged = True
+        self.jumps(self._example(batch))
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        jumps = self.jumps(self._example(batch))
+        return unexplained(jumps.made, jumps.wanted, jumps.t, self.diffusion.diffusion_objective)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimizer step of the player whose turn it is."""
@@ -172,20 +198,24 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
 
     def warmup_terms(self, example: Example) -> Terms:
         """How far the generator's jumps end from where the teacher arrives; without a teacher, from the data."""
+        made, wanted, t = self.jumps(example)
+        error = (made.float() - wanted.float()).square().flatten(1).mean(dim=1)  # (B,)
+        return {"ode_mse_loss": (error / t.clamp(min=1e-4) ** self.arc.denoiser_loss_t_exponent).mean()}
+
+    def jumps(self, example: Example) -> Jumps:
+        """The generator's jumps from noised latents, or from the paths of the teacher, if there is one."""
         warmup = self.arc.ode_warmup
         if self.teacher_model is None:
             t = self.generator_times(len(example.latents), device=self.device)
             x_t = self._noised(example.latents, torch.randn_like(example.latents), t)
         else:
             paths = self._paths(example)
-            if paths is None or self.global_step % warmup.refresh_rate == 0:
+            if paths is None or (self.global_step % warmup.refresh_rate == 0 and not self._is_judged):
                 told = self.conditions(self.teacher_model, example)
                 paths = follow(self.teacher_model, told, example, steps=warmup.sampling_steps, cfg_scale=warmup.cfg)
             self._trajectories, example = paths, paths.example
             x_t, t = paths.draw()
-        made = self.generate(x_t, t, self.conditions(self.diffusion, example), example)
-        error = (made.float() - example.latents.float()).square().flatten(1).mean(dim=1)  # (B,)
-        return {"ode_mse_loss": (error / t.clamp(min=1e-4) ** self.arc.denoiser_loss_t_exponent).mean()}
+        return Jumps(self.generate(x_t, t, self.conditions(self.diffusion, example), example), example.latents, t)
 
     def _paths(self, example: Example) -> Trajectories | None:
         """The paths that are there, also in a checkpoint."""

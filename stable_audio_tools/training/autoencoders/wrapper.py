@@ -54,6 +54,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
     """
 
     model_prefix = "autoencoder"
+    reproduced = "the reconstruction's spectra"
 
     def __init__(
         self,
@@ -216,6 +217,13 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         player = DISCRIMINATOR if self.is_discriminator_turn else GENERATOR
         terms_of = self._discriminator_terms if player == DISCRIMINATOR else self._generator_terms
         return self.play(player, batch_idx, partial(terms_of, reals))
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        """The spectral distance of the reconstruction, as a share of that of noise as loud as the batch."""
+        reals, decoded, _ = self.reconstruct(unbatch(batch)[0])
+        distance = self.sdstft if reals.shape[1] == 2 else self.lrstft
+        noise = torch.randn_like(reals) * reals.std()
+        return distance(decoded.float(), reals.float()) / distance(noise.float(), reals.float())
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log losses and metrics of reconstruction, with random numbers fixed per batch, so that they move only when the model does."""

@@ -185,8 +185,8 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
 
     # ---- steps --------------------------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+    def step_loss(self, batch: Any, batch_idx: int) -> tuple[DiffusionLoss, Tensor]:
+        """The loss of one batch, and its latents (B, D, L)."""
         reals, metadata = unbatch(batch)
         config, seeds = self.training_config, None
         if config.noise_by_item:
@@ -208,8 +208,16 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
             cfg_dropout_prob=config.cfg_dropout_prob,
             **example.hidden,
         )
+        return result, latents
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        result, latents = self.step_loss(batch, batch_idx)
         self._log(result, latents)
         return result.loss
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        return self.step_loss(batch, 0)[0].unexplained()
 
     def _log(self, result: DiffusionLoss, latents: Tensor) -> None:
         self.log_training(result.loss, {"mse_loss": result.loss}, latents)
