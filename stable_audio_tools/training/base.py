@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -88,6 +88,12 @@ class TrainingWrapper(pl.LightningModule):
             yield model.eval()
         finally:
             self.train(self.training)
+
+    # ---- told before the first step ----------------------------------------------------------------------------------------------
+
+    def rehearsals(self, batch: Any) -> Sequence[Callable[[], Any]]:
+        """Forward passes of steps that need other memory than the first one, to be measured before it. They leave no trace."""
+        return ()
 
     # ---- one batch, learnt by heart ---------------------------------------------------------------------------------------------
 

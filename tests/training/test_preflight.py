@@ -11,7 +11,8 @@ from stable_audio_tools.errors import ConfigError, TrainingError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config, preflight
 from stable_audio_tools.training.inventory import describe
-from stable_audio_tools.training.preflight import Activations, checkpoint_bytes, memory_of
+from stable_audio_tools.training.memory import Activations, memory_of
+from stable_audio_tools.training.preflight import checkpoint_bytes
 
 
 def numbers(text):
@@ -39,10 +40,16 @@ def test_the_report_says_what_the_run_takes(train_briefly, tiny_diffusion):
 
 
 def test_activations_are_those_of_the_forward_pass():
-    x, weight = torch.randn(10, 4, requires_grad=True), torch.nn.Parameter(torch.randn(4, 6))
-    with Activations([weight]) as kept:
-        (x @ weight).exp().sum()
-    assert kept.num_bytes == (10 * 4 + 10 * 6) * 4
+    x, weight = torch.randn(10, 4), torch.nn.Parameter(torch.randn(4, 6))
+    with Activations() as counted:
+        loss = (x @ weight).exp().sum()
+        with torch.no_grad():
+            torch.randn(1000).sum()  # is gone before the backward pass
+        view = weight.T[:2]
+    kept = 10 * 6 + 1  # the exponential, which its gradient needs, and the sum
+    assert counted.num_bytes == kept * 4 and counted.most == (kept + 1000 + 1) * 4
+    del loss
+    assert counted.num_bytes == 0 and view.shape == (2, 4)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("AdamW", 2), ("Lion", 1), ("SGD", 0)])
@@ -51,7 +58,7 @@ def test_optimizers_keep_what_they_keep(tiny_diffusion, name, factor):
     wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
     memory = memory_of(wrapper, [wrapper.configure_optimizers()])
     assert memory.optimizer == factor * memory.gradients and memory.average == 0
-    assert checkpoint_bytes(wrapper) > memory.weights
+    assert checkpoint_bytes(wrapper) == memory.weights + memory.optimizer
 
 
 class Usage(NamedTuple):

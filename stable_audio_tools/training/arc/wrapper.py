@@ -6,8 +6,9 @@ Source: Novack et al. 2025, arXiv:2505.08175.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -144,6 +145,20 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
 
     def _noised(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return self.objective.add_noise(data, noise, t).x_t
+
+    def rehearsals(self, batch: Any) -> Sequence[Callable[[], Any]]:
+        """A step of either player, with everything of the batch."""
+        reals, metadata = unbatch(batch)
+        example = self.example_of(metadata, self.latents_of(reals))
+        players = ((self.generator_terms, self._adversary_parameters()), (self.discriminator_terms, self.diffusion.parameters()))
+        return [partial(self._rehearse, terms_of, list(others), example) for terms_of, others in players]
+
+    def _rehearse(self, terms_of: Callable[[Example], Terms], others: Iterable[nn.Parameter], example: Example) -> None:
+        states = {attribute: getattr(self, attribute).state_dict() for attribute in self._timesteps}
+        with _frozen(others):
+            terms_of(example)
+        for attribute, state in states.items():
+            getattr(self, attribute).load_state_dict(state)
 
     # ---- steps --------------------------------------------------------------------------------------------------------------------
 

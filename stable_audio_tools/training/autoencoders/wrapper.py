@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,6 +77,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         teacher_model: AudioAutoencoder | None = None,
     ) -> None:
         super().__init__()
+        self._is_rehearsing = False
         self.autoencoder = autoencoder
         self.training_config = training or AutoencoderTraining.model_validate({
             "learning_rate": lr, "use_ema": use_ema, "loss_configs": loss_config, "eval_loss_configs": eval_loss_config,
@@ -123,7 +124,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
     @property
     def is_warmed_up(self) -> bool:
         """Whether the adversarial terms are on."""
-        return self.global_step >= self.training_config.warmup_steps
+        return self._is_rehearsing or self.global_step >= self.training_config.warmup_steps
 
     @property
     def is_encoder_frozen(self) -> bool:
@@ -205,6 +206,19 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         with torch.no_grad():
             reals, decoded, _ = self.reconstruct(reals)
         return self.losses_disc({"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)})[1], {}
+
+    def rehearsals(self, batch: Any) -> Sequence[Callable[[], Any]]:
+        """A step after the warm-up, when there is more to compute."""
+        return () if self.is_warmed_up or self.discriminator is None else (partial(self._rehearse, unbatch(batch)[0]),)
+
+    def _rehearse(self, reals: Tensor) -> None:
+        self._is_rehearsing = True
+        self.eval()  # so that codebooks stay as they are
+        try:
+            self._generator_terms(reals)
+        finally:
+            self._is_rehearsing = False
+            self.train()
 
     # ---- steps -----------------------------------------------------------------------------------------------------------------
 
