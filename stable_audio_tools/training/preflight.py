@@ -78,10 +78,18 @@ def disk_line(options: TrainOptions, each: int, folder: Path, start: int = 0) ->
     return text
 
 
-def steps_line(options: TrainOptions, num_batches: int) -> str:
-    """How many optimizer steps a pass through the data makes."""
-    steps = math.ceil(num_batches / options.accum_batches)  # the last ones of a pass make a step, too
-    together = f", {options.accum_batches} for each" if options.accum_batches > 1 else ""
+def steps_line(options: TrainOptions, num_batches: int, num_processes: int = 1, *, drops_rest: bool = False) -> str:
+    """How many optimizer steps a pass through the data makes.
+
+    Args:
+        options: Of the run.
+        num_batches: Of the data.
+        num_processes: Processes that share them.
+        drops_rest: Whether batches that do not go round are left out.
+    """
+    each = num_batches // num_processes if drops_rest else math.ceil(num_batches / num_processes)
+    steps = max(1, math.ceil(each / options.accum_batches))  # the last ones of a pass make a step, too
+    together = f", {options.accum_batches * num_processes} for each" if options.accum_batches * num_processes > 1 else ""
     passes = f"; {options.max_steps} steps are {options.max_steps / steps:.3g} passes" if options.max_steps > 0 else ""
     return f"steps per pass through the data: {steps} ({num_batches} batches of {options.batch_size}{together}){passes}"
 

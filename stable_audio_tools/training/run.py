@@ -185,7 +185,7 @@ def train(options: TrainOptions) -> TrainResult:
     if trainer.is_global_zero:
         for line in lines:
             preflight.say(line)
-        preflight.say(steps_line(options, len(loader)))
+        preflight.say(steps_line(options, len(loader), trainer.world_size, drops_rest=getattr(loader, "drop_last", False)))
         preflight.say(f"run folder: {folder}")
     fit(trainer, setup)
     if adapter is not None and trainer.global_step and checkpoints.stop_signal is None:

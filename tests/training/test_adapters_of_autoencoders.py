@@ -12,6 +12,7 @@ import torch
 
 from stable_audio_tools.checkpoint import load_ckpt_state_dict, load_model_weights, read_checkpoint, save_model_weights
 from stable_audio_tools.cli.lora import merge
+from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models.adapters import choose_layers, extract_adapter, read_adapter, stack_of
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training.randomness import isolated_randomness
@@ -121,3 +122,17 @@ def test_other_kinds_are_used_as_they_were_trained(
     with run.wrapper.averaged() as averaged:
         torch.testing.assert_close(heard(model), heard(averaged), atol=2e-5, rtol=1e-4)
     assert not torch.equal(heard(model), before)
+
+
+@pytest.mark.parametrize("kind", ["oft", "boft", "hra"])
+def test_kinds_that_find_no_layer_say_so(
+    train_briefly: Callable[..., TrainResult], tiny_autoencoder: Callable[..., Any], kind: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"adapter '{kind}': no layer is left to adapt; it adapts Linear layers"):
+        train_briefly(tiny_autoencoder(adapter={"type": kind}))
+
+
+def test_a_part_can_be_chosen(train_briefly: Callable[..., TrainResult], tiny_autoencoder: Callable[..., Any]) -> None:
+    run = train_briefly(tiny_autoencoder(learning_rate=0.01, adapter={"type": "lora", "targets": ["decoder"]}))
+    tensors = read_adapter(run.folder / "adapters" / "step=3.safetensors").tensors
+    assert tensors and all(name.startswith("decoder.") for name in tensors)

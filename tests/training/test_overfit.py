@@ -180,3 +180,10 @@ def test_who_knows_only_the_level_explains_nothing(objective):
     assert float(unexplained(guess, latents, t, objective)) == pytest.approx(1, rel=0.02)
     assert float(unexplained(latents, latents, t, objective)) == 0
     assert float(unexplained(0.5 * (guess + latents), latents, t, objective)) == pytest.approx(0.25, rel=0.02)
+
+
+def test_an_adapter_is_judged_like_its_model(verdict, config):
+    made = config("diffusion_cond", 0.02)
+    made["training"]["adapter"] = {"type": "lora", "config": {"rank": 8}}
+    found = verdict(made, max_steps=600)
+    assert found.can_learn, str(found)

@@ -314,6 +314,8 @@ def test_steps_per_pass_are_as_told(train_briefly, config, kind, accum):
 def test_passes_are_told():
     options = TrainOptions(model_config={}, dataset_config={}, batch_size=4, accum_batches=2, max_steps=10)
     assert steps_line(options, 8) == "steps per pass through the data: 4 (8 batches of 4, 2 for each); 10 steps are 2.5 passes"
+    assert steps_line(options, 9, 2).startswith("steps per pass through the data: 3 (9 batches of 4, 4 for each); ")
+    assert steps_line(options, 9, 2, drops_rest=True).startswith("steps per pass through the data: 2 (9 batches of 4, 4 for each); ")
 
 
 def test_the_time_left_is_as_told(train_briefly, tiny_uncond):
