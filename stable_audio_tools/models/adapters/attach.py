@@ -60,7 +60,7 @@ def _plain(layer: Any) -> nn.Module:
     kind = nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d
     options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "bias": layer.bias is not None}
     weight = layer.weight.detach()
-    made = nn.utils.skip_init(kind, layer.in_channels, layer.out_channels, layer.kernel_size, device=weight.device, **options)
+    made: Any = nn.utils.skip_init(kind, layer.in_channels, layer.out_channels, layer.kernel_size, device=weight.device, **options)
     made.weight = nn.Parameter(weight)
     made.bias = layer.bias
     return made
