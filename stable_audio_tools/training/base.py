@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -33,6 +33,7 @@ class TrainingWrapper(pl.LightningModule):
 
     model_prefix: str
     ema_prefix: str | None = None
+    reproduced = "what the model makes of the batch"  # what `reproduction_error` measures
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,6 +97,24 @@ class TrainingWrapper(pl.LightningModule):
                 yield model.eval()
         finally:
             self.train(self.training)
+
+    # ---- told before the first step ----------------------------------------------------------------------------------------------
+
+    def rehearsals(self, batch: Any) -> Sequence[Callable[[], Any]]:
+        """Forward passes of steps that need other memory than the first one, to be measured before it. They leave no trace."""
+        return ()
+
+    # ---- one batch, learnt by heart ---------------------------------------------------------------------------------------------
+
+    def begin_overfit(self, batch: Any) -> None:
+        """Called once, before one batch is learnt by heart: what can be judged by no batch is left out of training from here on."""
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        """How far the model is from a batch, with what a training step draws: 0 is the batch itself, 1 knows no more than its level.
+
+        NaN if nothing of the batch counts.
+        """
+        raise NotImplementedError
 
     # ---- a loss or a gradient that is not finite ------------------------------------------------------------------------------------
 

@@ -4,64 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.training.base import TrainingWrapper
-from stable_audio_tools.training.inventory import own_average
+from stable_audio_tools.training.memory import Activations, available_memory, memory_of, num_bytes_of, size
 from stable_audio_tools.training.options import TrainOptions
+from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
 SMALLER = "a smaller --batch-size with more --accum-batches, --gradient-checkpointing, the optimizer AdamW8bit, or --precision bf16-mixed"
 TIMED_STEPS = 20
-STATES = {"SGD": 1.0, "Lion": 1.0, "CLion": 1.0, "Muon": 1.0, "Adagrad": 1.0, "RMSprop": 1.0, "Adafactor": 0.1, "AdamW8bit": 0.5}
 FEWER = "keep fewer with --save-top-k, save less often with --checkpoint-every, or save elsewhere with --save-dir"
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a run keeps in the memory of one device, in bytes.
-
-    Attributes:
-        weights: All that is on the device, trained or not.
-        gradients: One number per trained parameter.
-        optimizer: Averages that the optimizer keeps.
-        average: The moving average of the weights.
-        activations: What the backward pass needs of the forward pass; 0 as long as nobody has measured it.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    average: int
-    activations: int = 0
-
-    @property
-    def total(self) -> int:
-        """All together."""
-        return self.weights + self.gradients + self.optimizer + self.average + self.activations
-
-    def __str__(self) -> str:
-        return " + ".join(f"{name} {size(value)}" for name, value in vars(self).items() if value) + f" = {size(self.total)}"
-
-
-def size(num_bytes: float) -> str:
-    """A number of bytes as people read it.
-
-    >>> size(1_500_000_000), size(2_000)
-    ('1.50 GB', '0.002 MB')
-    """
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.{1 if num_bytes >= 1e6 else 3}f} MB"
 
 
 def duration(seconds: float) -> str:
@@ -78,96 +40,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-# ---- memory ------------------------------------------------------------------------------------------------------------------------------
-
-
-def memory_of(wrapper: TrainingWrapper, optimizers: Iterable[torch.optim.Optimizer] | None = None) -> Memory:
-    """What a run keeps in memory, but for activations.
-
-    Args:
-        wrapper: What is trained.
-        optimizers: Its optimizers; None counts two numbers per trained parameter, as Adam has them.
-    """
-    average = _bytes(own_average(wrapper)) if wrapper.ema is not None else 0
-    if optimizers is None:
-        trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
-        states = 2.0 * _bytes(trained)
-    else:  # also of the player that rests while the other one has its turn
-        optimizers = list(optimizers)
-        trained = [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
-        states = sum(_states_of(optimizer) for optimizer in optimizers)
-    everything = _bytes([*wrapper.parameters(), *wrapper.buffers()])
-    on_cpu = wrapper.ema is not None and wrapper.ema.on_cpu
-    return Memory(everything - average, _bytes(trained), int(states), 0 if on_cpu else average)
-
-
-def _states_of(optimizer: Any) -> float:
-    """Bytes of what an optimizer keeps."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)
-    name, total = type(optimizer).__name__, 0.0
-    for group in optimizer.param_groups:
-        factor = 1.0 if group.get("kind") == "muon" else STATES.get(name, 2.0)
-        total += factor * _bytes(group["params"]) * (0 if name == "SGD" and not group.get("momentum") else 1)
-    return total
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def available_memory(device: torch.device) -> tuple[int, str] | None:
-    """What this process may have of a device's memory, with what it has already, and what the device is called; None if unknown."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device), torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory(), "the GPU"
-    facts = _table("/proc/meminfo")
-    if "MemAvailable" in facts:
-        return facts["MemAvailable"] + _table("/proc/self/status").get("VmRSS", 0), "this machine"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine"
-    return None
-
-
-def _table(path: str) -> Mapping[str, int]:
-    """Numbers of a file in /proc, in bytes."""
-    try:
-        rows = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.endswith(" kB")]
-    except OSError:
-        return {}
-    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows}
-
-
-class Activations:
-    """Counts the bytes that a forward pass keeps for the backward pass, while it is open."""
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        self._seen = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
-        self.num_bytes = 0
-
-    def _count(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.num_bytes += storage.nbytes()
-        return tensor
-
-    def __enter__(self) -> Activations:
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
-
-
 # ---- disk --------------------------------------------------------------------------------------------------------------------------------
 
 
 def checkpoint_bytes(wrapper: TrainingWrapper, state_dict: Mapping[str, Tensor] | None = None) -> int:
     """About how large a checkpoint will be; ``state_dict`` if it does not hold all of the wrapper's."""
-    return _bytes((wrapper.state_dict() if state_dict is None else state_dict).values()) + memory_of(wrapper).optimizer
+    made: Any = wrapper.configure_optimizers()
+    made = made[0] if isinstance(made, tuple) else made
+    states = memory_of(wrapper, made if isinstance(made, list) else [made]).optimizer
+    return num_bytes_of((wrapper.state_dict() if state_dict is None else state_dict).values()) + states
 
 
 def disk_line(options: TrainOptions, each: int, folder: Path, start: int = 0) -> str:
@@ -197,24 +78,27 @@ def disk_line(options: TrainOptions, each: int, folder: Path, start: int = 0) ->
     return text
 
 
-def pass_line(options: TrainOptions, num_batches: int, num_processes: int) -> str:
-    """What a pass through the data is made of.
+def steps_line(options: TrainOptions, num_batches: int, num_processes: int = 1, *, drops_rest: bool = False) -> str:
+    """How many optimizer steps a pass through the data makes.
 
     Args:
         options: Of the run.
-        num_batches: Of all processes.
-        num_processes: That share them.
+        num_batches: Of the data.
+        num_processes: Processes that share them.
+        drops_rest: Whether batches that do not go round are left out.
     """
-    text = f"{num_batches} batches of {options.batch_size} per pass"
-    per_step = options.accum_batches * num_processes
-    return text if per_step == 1 else f"{text}, {per_step} of which make a step: {math.ceil(num_batches / per_step)} steps"
+    each = num_batches // num_processes if drops_rest else math.ceil(num_batches / num_processes)
+    steps = max(1, math.ceil(each / options.accum_batches))  # the last ones of a pass make a step, too
+    together = f", {options.accum_batches * num_processes} for each" if options.accum_batches * num_processes > 1 else ""
+    passes = f"; {options.max_steps} steps are {options.max_steps / steps:.3g} passes" if options.max_steps > 0 else ""
+    return f"steps per pass through the data: {steps} ({num_batches} batches of {options.batch_size}{together}){passes}"
 
 
 # ---- while the run begins ---------------------------------------------------------------------------------------------------------------
 
 
 class Preflight(pl.Callback):
-    """Measures the first forward pass, and says before the first step what memory the run takes; after 20 steps, what time is left.
+    """Measures forward passes, and says before the first step what memory the run takes; after 20 steps, what time is left.
 
     Args:
         options: Of the run.
@@ -238,11 +122,26 @@ class Preflight(pl.Callback):
             stream.write(line + "\n")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count what the first forward pass keeps; the time is taken from the second batch on."""
+        """Count what the first forward pass has; the time is taken from the second batch on."""
         if not self._is_told and not self.options.compile:
-            self._counting = Activations(pl_module.parameters()).__enter__()
+            if isinstance(pl_module, TrainingWrapper) and not self._is_spread:
+                self._rehearse(trainer, pl_module, batch)
+            self._counting = Activations().__enter__()
         elif self._begun is None:
             self._begun = trainer.global_step, time.monotonic()
+
+    def _rehearse(self, trainer: pl.Trainer, wrapper: TrainingWrapper, batch: Any) -> None:
+        """Measure what comes later."""
+        with isolated_randomness(self.options.seed), trainer.precision_plugin.train_step_context():
+            for step in wrapper.rehearsals(batch):
+                with Activations() as counted:
+                    step()
+                self._measured = max(self._measured, counted.most)
+
+    @property
+    def _is_spread(self) -> bool:
+        """Whether weights are spread over several devices."""
+        return self.options.strategy.startswith(("fsdp", "deepspeed"))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Say what memory the run takes, before anything is updated.
@@ -256,14 +155,13 @@ class Preflight(pl.Callback):
         self._is_told = True
         memory = replace(memory_of(pl_module, trainer.optimizers), activations=self._measured)
         there = available_memory(pl_module.device)
-        is_spread = self.options.strategy.startswith(("fsdp", "deepspeed"))
-        if there is None or is_spread:
-            line = f"memory, {'spread over all devices' if is_spread else 'per device'}: {memory}"
+        if there is None or self._is_spread:
+            line = f"memory, {'spread over all devices' if self._is_spread else 'per device'}: {memory}"
         else:
             line = f"memory: {memory} of {size(there[0])} that {there[1]} has for this run"
         if trainer.is_global_zero:
             self.say(line)
-        is_too_much = there is not None and not is_spread and memory.total > there[0] and not self.options.force
+        is_too_much = there is not None and not self._is_spread and memory.total > there[0] and not self.options.force
         if trainer.world_size > 1:
             is_too_much = trainer.strategy.reduce_boolean_decision(is_too_much, all=False)
         if is_too_much:
@@ -290,4 +188,4 @@ class Preflight(pl.Callback):
     def _stop_counting(self) -> None:
         if self._counting is not None:
             self._counting.__exit__(None, None, None)
-            self._measured, self._counting = self._counting.num_bytes, None
+            self._measured, self._counting = max(self._measured, self._counting.most), None

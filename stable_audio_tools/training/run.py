@@ -37,7 +37,7 @@ from stable_audio_tools.training.fsdp import WholeAverage
 from stable_audio_tools.training.inventory import describe
 from stable_audio_tools.training.metrics import create_metrics_callback_from_config
 from stable_audio_tools.training.options import Config, TrainOptions
-from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, disk_line, pass_line
+from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, disk_line, steps_line
 from stable_audio_tools.training.recovery import compare_configs, last_good_checkpoint
 from stable_audio_tools.training.trainer import bare_trainer, make_trainer, refuse_impossible
 
@@ -77,6 +77,7 @@ class Setup:
         wrapper: What is trained.
         adapted: The checkpoint that it goes on from, as ours, if another program wrote it.
         adapter: What is trained instead of the model.
+        start: The step that it begins at.
     """
 
     options: TrainOptions
@@ -86,6 +87,7 @@ class Setup:
     wrapper: TrainingWrapper
     adapted: dict[Path, dict[str, Any]]
     adapter: TrainedAdapter | None = None
+    start: int = 0
 
 
 def set_up(options: TrainOptions) -> Setup:
@@ -144,7 +146,8 @@ def set_up(options: TrainOptions) -> Setup:
         recompute_activations(wrapper)
     if options.compile:
         compile_blocks(model, bare_trainer(options).strategy.root_device)
-    return Setup(options, config, loader, validation, wrapper, adapted, adapter)
+    start = int(checkpoint.extra.get("global_step", 0)) if checkpoint is not None else 0
+    return Setup(options, config, loader, validation, wrapper, adapted, adapter, start)
 
 
 def train(options: TrainOptions) -> TrainResult:
@@ -165,7 +168,10 @@ def train(options: TrainOptions) -> TrainResult:
     preflight = Preflight(options, folder / "report.txt")
     adapter = setup.adapter
     each = checkpoint_bytes(wrapper, adapter.kept(wrapper, wrapper.state_dict()) if adapter is not None else None)
-    lines = [*describe(wrapper.model, wrapper, adapter.parameters if adapter is not None else ()), disk_line(options, each, folder)]
+    lines = [
+        *describe(wrapper.model, wrapper, adapter.parameters if adapter is not None else ()),
+        disk_line(options, each, folder, setup.start),
+    ]
     data = read_source(options.model_config).data
     checkpoints = CheckpointCallback(
         folder / "checkpoints", options.checkpoint_every, keep_last=options.save_top_k, model_config=data,
@@ -175,13 +181,14 @@ def train(options: TrainOptions) -> TrainResult:
     metrics = create_metrics_callback_from_config(options.model_config)
     made = [callback for callback in (demo, metrics) if callback is not None]
     around = [*options.callbacks, *made, *([WholeAverage()] if options.strategy == "fsdp" else [])]
-    callbacks = [preflight, *around, checkpoints]
+    callbacks = [*around, preflight, checkpoints]  # demos are no part of the first forward pass
     trainer = make_trainer(options, wrapper, folder, data, callbacks, has_validation=setup.validation is not None, adapted=setup.adapted)
     _write_configs(options, folder)
     if trainer.is_global_zero:
         for line in lines:
             preflight.say(line)
-        preflight.say(f"run folder: {folder}; {pass_line(options, len(loader), trainer.world_size)}")
+        preflight.say(steps_line(options, len(loader), trainer.world_size, drops_rest=getattr(loader, "drop_last", False)))
+        preflight.say(f"run folder: {folder}")
     fit(trainer, setup)
     if adapter is not None and trainer.global_step and checkpoints.stop_signal is None:
         adapter.require_change(trainer.global_step)

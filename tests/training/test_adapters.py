@@ -201,7 +201,7 @@ def test_mistakes_are_told(tiny_diffusion: Callable[..., Any], training: dict[st
 def test_mistakes_of_the_section_are_told(tiny_diffusion: Callable[..., Any], tiny_autoencoder: Callable[..., Any]) -> None:
     from stable_audio_tools.config.check import parse_model_config
 
-    with pytest.raises(ConfigError, match="lora: no adapter can be trained for model_type 'autoencoder'"):
+    with pytest.raises(ConfigError, match=r"lora: LoRAW trains no model of type 'autoencoder'; write training\.adapter instead"):
         parse_model_config({**tiny_autoencoder(), "lora": SECTION}, strict=True)
     with pytest.raises(ConfigError, match="lora: training says, too, which adapter is trained"):
         parse_model_config({**tiny_diffusion(adapter=LORA), "lora": SECTION}, strict=True)

@@ -31,7 +31,7 @@ def test_a_run_leaves_its_configs_curves_demos_and_checkpoint(train_briefly, tin
     ]  # fmt: skip
     assert json.loads((result.folder / "model_config.json").read_text()) == config
     assert json.loads((result.folder / "dataset_config.json").read_text()) == noises
-    assert f"run folder: {result.folder}; 5 batches of 2 per pass" in log.text
+    assert f"run folder: {result.folder}\n" in log.text and "steps per pass through the data: 5 (5 batches of 2)" in log.text
     assert (result.step, result.stop_signal) == (3, None)
 
 

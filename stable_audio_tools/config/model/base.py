@@ -33,8 +33,9 @@ class ModelConfig(Strict):
     def conflicts(self) -> Iterator[Mistake]:
         yield from self._size_conflicts()
         if self.lora is not None and self.training is not None:
-            if not hasattr(self.training, "adapter"):
-                yield Mistake(("lora",), f"no adapter can be trained for model_type {self.model_type!r}; leave it out", "conflict")
+            if self.model_type.endswith("autoencoder"):
+                text = f"LoRAW trains no model of type {self.model_type!r}; write training.adapter instead"
+                yield Mistake(("lora",), text, "conflict")
             elif self.training.adapter is not None or self.training.lora_config is not None:
                 yield Mistake(("lora",), "training says, too, which adapter is trained; leave one of them out", "conflict")
         channels, source = self.audio_source()

@@ -15,6 +15,7 @@ from stable_audio_tools.config.base import (
     Strict,
     part_mistakes,
 )
+from stable_audio_tools.config.training.adapters import WithAdapter
 from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.metrics import ReconstructionMetrics
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
@@ -186,7 +187,7 @@ class AutoencoderOptimizers(Strict):
     discriminator: OptimizerConfig | None = None
 
 
-class AutoencoderTraining(TrainingConfig):
+class AutoencoderTraining(TrainingConfig, WithAdapter):
     """``training`` of an autoencoder.
 
     ``warmup_mode`` says what waits for ``warmup_steps``: ``adv`` only the adversary's terms, ``full`` the adversary itself too.
@@ -221,6 +222,7 @@ class AutoencoderTraining(TrainingConfig):
     demo: AutoencoderDemo = AutoencoderDemo()
 
     def conflicts(self) -> Iterator[Mistake]:
+        yield from super().conflicts()
         if self.optimizer_configs is None and self.learning_rate is None:
             yield Mistake((), "needs learning_rate or optimizer_configs", "missing")
         adversary = self.loss_configs is None or self.loss_configs.discriminator is not None

@@ -233,7 +233,7 @@ class DiffusionUncondTraining(PlainDiffusionTraining, WithAdapter):
     num_demos: PositiveInt | None = None
 
 
-class DiffusionAutoencoderTraining(PlainDiffusionTraining):
+class DiffusionAutoencoderTraining(PlainDiffusionTraining, WithAdapter):
     """``training`` of a diffusion autoencoder."""
 
     use_reconstruction_loss: bool = False

@@ -14,6 +14,7 @@ from stable_audio_tools.families import ADAPTERS
 from stable_audio_tools.models.adapters.changes import fill, inject, parts_of
 from stable_audio_tools.models.adapters.files import AdapterFile
 from stable_audio_tools.models.adapters.targets import choose_layers
+from stable_audio_tools.models.layers.conv import own_weight_norm
 
 Attached = dict[str, dict[str, nn.Parameter]]
 
@@ -22,6 +23,8 @@ def attach(
     model: nn.Module, kind: str, config: Mapping[str, Any], targets: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> Attached:
     """Attach a fresh adapter, which changes nothing yet. Everything else in the model is frozen.
+
+    Weight-normalised layers that it is attached to are plain ones from then on: their weight is fixed, so nothing is to be normalised.
 
     Args:
         model: The model, with its weights.
@@ -39,6 +42,9 @@ def attach(
     layers = choose_layers(model, kind, targets, exclude)
     if kind == "dora":
         _refuse_empty_rows(layers)
+    for name, layer in layers.items():
+        if own_weight_norm(layer) is not None:
+            model.set_submodule(name, _plain(layer))
     peft_config = ADAPTERS.build(kind, config)
     peft_config.target_modules = "|".join(re.escape(name) for name in layers)
     model.requires_grad_(False)
@@ -48,6 +54,17 @@ def attach(
         for parameter in named.values():
             parameter.requires_grad_(True)
     return attached
+
+
+def _plain(layer: Any) -> nn.Module:
+    """A convolution of torch that computes what a weight-normalised one does: peft makes its own layers of the type that it finds."""
+    kind = nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d
+    options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "bias": layer.bias is not None}
+    weight = layer.weight.detach()
+    made: Any = nn.utils.skip_init(kind, layer.in_channels, layer.out_channels, layer.kernel_size, device=weight.device, **options)
+    made.weight = nn.Parameter(weight)
+    made.bias = layer.bias
+    return made
 
 
 def _refuse_empty_rows(layers: Mapping[str, Any]) -> None:

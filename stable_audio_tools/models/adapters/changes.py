@@ -22,10 +22,11 @@ EPSILON = 1e-12
 
 
 class Weights(NamedTuple):
-    """Weight (out, in, ...) and bias (out,) of a layer."""
+    """Weight (out, in, ...) and bias (out,) of a layer; ``g`` and ``v`` of one whose weight is normalised by them."""
 
     weight: Tensor
     bias: Tensor | None
+    norm: tuple[Tensor, Tensor] | None = None
 
     def float(self) -> Weights:
         """In float32."""
@@ -145,8 +146,19 @@ def inject(config: Any, model: nn.Module) -> None:
     try:
         with _quiet():
             peft.inject_adapter_in_model(config, model, adapter_name=NAME)
+            _dilate(model)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"adapter: {error}") from error
+
+
+def _dilate(model: nn.Module) -> None:
+    """Give convolutions their dilation: peft (0.21) makes a LoRA's convolution without that of the layer that it is for."""
+    from peft.tuners.lora.layer import Conv1d, Conv2d
+
+    for module in model.modules():
+        if isinstance(module, (Conv1d, Conv2d)):
+            inner: Any = module.lora_A[NAME]
+            inner.dilation = module.get_base_layer().dilation
 
 
 @contextmanager

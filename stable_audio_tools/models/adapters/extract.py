@@ -52,7 +52,7 @@ def extract_adapter(
         CheckpointError: If the two are not of one model, or no chosen layer differs.
         ConfigError: If a pattern matches nothing.
     """
-    before = model.state_dict()
+    before, tuned = plain_weights(model.state_dict()), plain_weights(tuned)
     differing = [name for name in before if name not in tuned or tuned[name].shape != before[name].shape]
     if differing:
         text = f"the two checkpoints are not of the same model: {', '.join(differing[:4])}"
@@ -77,6 +77,14 @@ def extract_adapter(
     header = {"base_hash": base_hash({name: before[f"{name}.weight"] for name in tensors})}
     adapter = AdapterFile("extracted", "lora", {"rank": rank, "alpha": float(rank)}, tensors, header)
     return Extracted(adapter, kept / total, left_out)
+
+
+def plain_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the ``weight`` of weight-normalised layers, in place of ``weight_g`` and ``weight_v``."""
+    normalised = [name.removesuffix("_g") for name in state_dict if name.endswith("weight_g") and f"{name[:-1]}v" in state_dict]
+    plain = {name: torch._weight_norm(state_dict[f"{name}_v"], state_dict[f"{name}_g"], 0) for name in normalised}
+    hidden = {f"{name}_{part}" for name in normalised for part in "gv"}
+    return {**{name: tensor for name, tensor in state_dict.items() if name not in hidden}, **plain}
 
 
 def _padded(up: Tensor, down: Tensor, rank: int, weight: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from stable_audio_tools.models.adapters.changes import Change, Weights
 from stable_audio_tools.models.adapters.files import AdapterFile, base_hash, read_adapter
 from stable_audio_tools.models.adapters.interchange import WEIGHTS
 from stable_audio_tools.models.adapters.targets import LAYERS, is_normalised
+from stable_audio_tools.models.layers.conv import own_weight_norm
 from stable_audio_tools.registry import closest
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ class AdapterStack:
         require_change(adapter, ((changes[layer], kept[layer]) for layer in layers))
         for layer, base in kept.items():
             if layer not in self._bases:
-                self._bases[layer] = Weights(base.weight.clone(), None if base.bias is None else base.bias.clone())
+                norm = None if base.norm is None else (base.norm[0].clone(), base.norm[1].clone())
+                self._bases[layer] = Weights(base.weight.clone(), None if base.bias is None else base.bias.clone(), norm)
         self._loaded[name] = _Loaded(adapter, changes, 0.0)
         self.set_strength(strength, name)
         return name
@@ -195,7 +197,14 @@ class AdapterStack:
     @torch.no_grad()
     def _write(self, layer: str, weights: Weights) -> None:
         module: Any = self._model.get_submodule(layer)
-        module.weight.copy_(weights.weight)
+        normalised = own_weight_norm(module)
+        if normalised is None:
+            module.weight.copy_(weights.weight)
+        elif weights.norm is None:
+            normalised.set_weight(weights.weight)
+        else:
+            for own, value in zip((normalised.weight_g, normalised.weight_v), weights.norm, strict=True):
+                own.copy_(value)
         if weights.bias is not None:
             module.bias.copy_(weights.bias)
 
@@ -210,9 +219,11 @@ def stack_of(model: nn.Module) -> AdapterStack:
 
 
 def weights_of(layer: nn.Module) -> Weights:
-    """A layer's own weights: the tensors themselves."""
+    """A layer's own weights: the tensors themselves, but for a weight that is computed by weight normalisation."""
     module: Any = layer
-    return Weights(module.weight.detach(), None if module.bias is None else module.bias.detach())
+    normalised = own_weight_norm(layer)
+    norm = None if normalised is None else (normalised.weight_g.detach(), normalised.weight_v.detach())
+    return Weights(module.weight.detach(), None if module.bias is None else module.bias.detach(), norm)
 
 
 def _mixed(base: Weights, active: list[tuple[Change, float]]) -> Weights:

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.families import ADAPTERS
-from stable_audio_tools.models.layers.conv import has_weight_norm
+from stable_audio_tools.models.layers.conv import WNConv1dSame, has_weight_norm, own_weight_norm
 
 LAYERS: dict[str, type[nn.Module]] = {"Linear": nn.Linear, "Conv1d": nn.Conv1d, "Conv2d": nn.Conv2d}
 NETWORKS = ("lm", "model")  # where a model keeps what makes its sound
@@ -55,7 +55,10 @@ def choose_layers(model: nn.Module, kind: str, targets: Sequence[str] | None = N
 
 
 def adaptable(model: nn.Module, kinds: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Layers of some kinds, by name. Without grouped convolutions, and layers whose owner reads their weights instead of calling them."""
+    """Layers of some kinds, by name.
+
+    Without grouped convolutions and those with padding of their own, and layers whose owner reads their weights instead of calling them.
+    """
     types = tuple(LAYERS[kind] for kind in kinds)
     read_by_owner = {
         f"{name}.{child}"
@@ -65,13 +68,20 @@ def adaptable(model: nn.Module, kinds: Sequence[str]) -> Iterator[tuple[str, nn.
         for child in children
     }
     for name, module in model.named_modules():
-        if isinstance(module, types) and name not in read_by_owner and getattr(module, "groups", 1) == 1:
+        if isinstance(module, types) and name not in read_by_owner and not _is_special(module):
             yield name, module
 
 
+def _is_special(layer: nn.Module) -> bool:
+    """Whether a convolution is not what an adapter of it could compute."""
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer, WNConv1dSame)
+    return False
+
+
 def is_normalised(layer: nn.Module) -> bool:
-    """Whether a layer's weight is computed from others in every step."""
-    return has_weight_norm(layer) or parametrize.is_parametrized(layer, "weight")
+    """Whether a layer's weight is computed from others in every step, in a way that is not this library's."""
+    return (has_weight_norm(layer) and own_weight_norm(layer) is None) or parametrize.is_parametrized(layer, "weight")
 
 
 def matches(pattern: str, name: str) -> bool:

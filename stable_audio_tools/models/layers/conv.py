@@ -29,6 +29,16 @@ class _WeightNorm(nn.Module):
         plain = self._parameters.get("weight")
         return plain if plain is not None else torch._weight_norm(self.weight_v, self.weight_g, 0)
 
+    @torch.no_grad()
+    def set_weight(self, weight: Tensor) -> None:
+        """Make this the effective weight."""
+        plain = self._parameters.get("weight")
+        if plain is not None:
+            plain.copy_(weight)
+            return
+        self.weight_v.copy_(weight)
+        self.weight_g.copy_(self.weight_v.flatten(1).norm(dim=1).view_as(self.weight_g))
+
     def remove_weight_norm(self) -> None:
         """Replace ``weight_g`` and ``weight_v`` by the plain ``weight`` they make. Does nothing the second time."""
         if "weight_g" in self._parameters:
@@ -93,11 +103,14 @@ class WNConv2d(_WeightNorm, nn.Conv2d):
         self._split_weight()
 
 
+def own_weight_norm(layer: nn.Module) -> _WeightNorm | None:
+    """The layer itself if it is weight-normalised in this library's way, else None."""
+    return layer if isinstance(layer, _WeightNorm) and "weight_g" in layer._parameters else None
+
+
 def has_weight_norm(layer: nn.Module) -> bool:
     """Whether a layer is weight-normalised, in this library's way or in ``torch.nn.utils``' old one."""
-    if isinstance(layer, _WeightNorm):
-        return "weight_g" in layer._parameters
-    return any(isinstance(hook, LegacyWeightNorm) for hook in layer._forward_pre_hooks.values())
+    return own_weight_norm(layer) is not None or any(isinstance(hook, LegacyWeightNorm) for hook in layer._forward_pre_hooks.values())
 
 
 def remove_weight_norm_from_model(model: nn.Module) -> nn.Module:

@@ -6,10 +6,11 @@ Source: Novack et al. 2025, arXiv:2505.08175.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from stable_audio_tools.training.arc.losses import relativistic_loss, sensitivit
 from stable_audio_tools.training.arc.warmup import Trajectories, follow
 from stable_audio_tools.training.base import of_every_process, of_this_process, padding_mask_of, unbatch
 from stable_audio_tools.training.diffusion.cond import DiffusionCondTrainingWrapper, Example, Metadata
+from stable_audio_tools.training.diffusion.loss import unexplained
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
 from stable_audio_tools.training.players import DISCRIMINATOR, GENERATOR, AlternatingWrapper, listed
 from stable_audio_tools.training.schedulers import create_scheduler_from_config
@@ -33,6 +35,20 @@ from stable_audio_tools.training.schedulers import create_scheduler_from_config
 MIN_TRIMMED_FRAMES = 128
 ROLLED = "prompt"  # the condition that contrastive losses exchange
 Terms = dict[str, Tensor]
+
+
+class Jumps(NamedTuple):
+    """What a generator makes in one step.
+
+    Attributes:
+        made: (B, D, L)
+        wanted: What it should be, (B, D, L).
+        t: Times that it started from, (B,).
+    """
+
+    made: Tensor
+    wanted: Tensor
+    t: Tensor
 
 
 class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
@@ -46,6 +62,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
         training: The ``training`` section of its config, with ``arc``.
     """
 
+    reproduced = "what the generator makes in one step (judged by the warm-up; the adversary is not)"
     generator_times: TimestepSampler
     discriminator_times: TimestepSampler
 
@@ -72,6 +89,7 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
         self.discriminator_head: nn.Module = ARC_HEADS.build(adversary.type, adversary.config, in_channels=body.transformer.dim)
         self._trajectories: Trajectories | None = None
         self._stored: Mapping[str, Any] | None = None
+        self._is_judged = False
 
     # ---- what Lightning asks for --------------------------------------------------------------------------------------------------
 
@@ -129,11 +147,34 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
     def _noised(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return self.objective.add_noise(data, noise, t).x_t
 
+    def rehearsals(self, batch: Any) -> Sequence[Callable[[], Any]]:
+        """A step of either player, with everything of the batch."""
+        reals, metadata = unbatch(batch)
+        example = self.example_of(metadata, self.latents_of(reals))
+        players = ((self.generator_terms, self._adversary_parameters()), (self.discriminator_terms, self.diffusion.parameters()))
+        return [partial(self._rehearse, terms_of, list(others), example) for terms_of, others in players]
+
+    def _rehearse(self, terms_of: Callable[[Example], Terms], others: Iterable[nn.Parameter], example: Example) -> None:
+        states = {attribute: getattr(self, attribute).state_dict() for attribute in self._timesteps}
+        with _frozen(others):
+            terms_of(example)
+        for attribute, state in states.items():
+            getattr(self, attribute).load_state_dict(state)
+
     # ---- steps --------------------------------------------------------------------------------------------------------------------
 
     @property
     def _is_warming_up(self) -> bool:
-        return self.global_step < self.arc.ode_warmup.warmup_steps
+        return self._is_judged or self.global_step < self.arc.ode_warmup.warmup_steps
+
+    def begin_overfit(self, batch: Any) -> None:
+        """From here on every step is one of the warm-up, with the same paths: an adversary's losses do not fall when it is well."""
+        self._is_judged = True
+        self.jumps(self._example(batch))
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        jumps = self.jumps(self._example(batch))
+        return unexplained(jumps.made, jumps.wanted, jumps.t, self.diffusion.diffusion_objective)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimizer step of the player whose turn it is."""
@@ -173,20 +214,24 @@ class ARCTrainingWrapper(AlternatingWrapper, DiffusionCondTrainingWrapper):
 
     def warmup_terms(self, example: Example) -> Terms:
         """How far the generator's jumps end from where the teacher arrives; without a teacher, from the data."""
+        made, wanted, t = self.jumps(example)
+        error = (made.float() - wanted.float()).square().flatten(1).mean(dim=1)  # (B,)
+        return {"ode_mse_loss": (error / t.clamp(min=1e-4) ** self.arc.denoiser_loss_t_exponent).mean()}
+
+    def jumps(self, example: Example) -> Jumps:
+        """The generator's jumps from noised latents, or from the paths of the teacher, if there is one."""
         warmup = self.arc.ode_warmup
         if self.teacher_model is None:
             t = self.generator_times(len(example.latents), device=self.device)
             x_t = self._noised(example.latents, torch.randn_like(example.latents), t)
         else:
             paths = self._paths(example)
-            if paths is None or self.global_step % warmup.refresh_rate == 0:
+            if paths is None or (self.global_step % warmup.refresh_rate == 0 and not self._is_judged):
                 told = self.conditions(self.teacher_model, example)
                 paths = follow(self.teacher_model, told, example, steps=warmup.sampling_steps, cfg_scale=warmup.cfg)
             self._trajectories, example = paths, paths.example
             x_t, t = paths.draw()
-        made = self.generate(x_t, t, self.conditions(self.diffusion, example), example)
-        error = (made.float() - example.latents.float()).square().flatten(1).mean(dim=1)  # (B,)
-        return {"ode_mse_loss": (error / t.clamp(min=1e-4) ** self.arc.denoiser_loss_t_exponent).mean()}
+        return Jumps(self.generate(x_t, t, self.conditions(self.diffusion, example), example), example.latents, t)
 
     def _paths(self, example: Example) -> Trajectories | None:
         """The paths that are there, also in a checkpoint."""

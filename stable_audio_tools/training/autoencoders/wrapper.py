@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
     """
 
     model_prefix = "autoencoder"
+    reproduced = "the reconstruction's spectra"
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         teacher_model: AudioAutoencoder | None = None,
     ) -> None:
         super().__init__()
+        self._is_rehearsing = False
         self.autoencoder = autoencoder
         self.training_config = training or AutoencoderTraining.model_validate({
             "learning_rate": lr, "use_ema": use_ema, "loss_configs": loss_config, "eval_loss_configs": eval_loss_config,
@@ -133,7 +135,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
     @property
     def is_warmed_up(self) -> bool:
         """Whether the adversarial terms are on."""
-        return self.global_step >= self.training_config.warmup_steps
+        return self._is_rehearsing or self.global_step >= self.training_config.warmup_steps
 
     @property
     def is_encoder_frozen(self) -> bool:
@@ -233,6 +235,19 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
             reals, decoded, _ = self.reconstruct(reals, is_taught=False)
         return self.losses_disc({"discriminator_loss": self.discriminator.discriminator_loss(reals, decoded)})[1], {}
 
+    def rehearsals(self, batch: Any) -> Sequence[Callable[[], Any]]:
+        """A step after the warm-up, when there is more to compute."""
+        return () if self.is_warmed_up or self.discriminator is None else (partial(self._rehearse, unbatch(batch)[0]),)
+
+    def _rehearse(self, reals: Tensor) -> None:
+        self._is_rehearsing = True
+        self.eval()  # so that codebooks stay as they are
+        try:
+            self._generator_terms(reals)
+        finally:
+            self._is_rehearsing = False
+            self.train()
+
     # ---- steps -----------------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -246,6 +261,13 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
         player = DISCRIMINATOR if self.is_discriminator_turn else GENERATOR
         terms_of = self._discriminator_terms if player == DISCRIMINATOR else self._generator_terms
         return self.play(player, batch_idx, partial(terms_of, reals))
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        """The spectral distance of the reconstruction, as a share of that of noise as loud as the batch."""
+        reals, decoded, _ = self.reconstruct(unbatch(batch)[0])
+        distance = self.sdstft if reals.shape[1] == 2 else self.lrstft
+        noise = torch.randn_like(reals) * reals.std()
+        return distance(decoded.float(), reals.float()) / distance(noise.float(), reals.float())
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log losses and metrics of reconstruction, with random numbers fixed per batch, so that they move only when the model does."""

@@ -90,6 +90,10 @@ class DiffusionAutoencoderTrainingWrapper(DiffusionTrainingWrapper):
         self.log_by_time(result)
         return loss
 
+    def reproduction_error(self, batch: Any) -> Tensor:
+        data = self.latents_of(unbatch(batch)[0])
+        return self.compute_losses(data, self.timestep_sampler(data.shape[0], device=self.device))[0].unexplained()
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss of denoising at fixed times."""
         reals, metadata = unbatch(batch)

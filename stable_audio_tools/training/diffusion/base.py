@@ -35,6 +35,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
     training_config: Any
     timestep_sampler: TimestepSampler
     default_optimizer = "Adam"
+    reproduced = "what is left of the noise in the batch"
 
     def __init__(self, timestep_sampler: str = "uniform", timestep_sampler_options: Mapping[str, Any] | None = None) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from stable_audio_tools.sampling.inpainting import random_inpaint_mask
 from stable_audio_tools.training.base import padding_mask_of, unbatch
 from stable_audio_tools.training.diffusion.average import FrameWeights, coupled_noise
 from stable_audio_tools.training.diffusion.base import DiffusionTrainingWrapper, noise_of_items
-from stable_audio_tools.training.diffusion.loss import diffusion_loss
+from stable_audio_tools.training.diffusion.loss import DiffusionLoss, diffusion_loss
 from stable_audio_tools.training.ema import EMA
 from stable_audio_tools.training.randomness import isolated_randomness, item_seeds
 from stable_audio_tools.training.sections import takes_keys_of
@@ -182,8 +182,8 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
 
     # ---- steps --------------------------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+    def step_loss(self, batch: Any, batch_idx: int) -> tuple[DiffusionLoss, Tensor]:
+        """The loss of one batch, and its latents (B, D, L)."""
         reals, metadata = unbatch(batch)
         config, seeds = self.training_config, None
         if config.noise_by_item:
@@ -205,9 +205,17 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
             cfg_dropout_prob=config.cfg_dropout_prob,
             **example.hidden,
         )
+        return result, latents
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        result, latents = self.step_loss(batch, batch_idx)
         self.log_training(result.loss, {"mse_loss": result.loss}, latents)
         self.log_by_time(result)
         return result.loss
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        return self.step_loss(batch, 0)[0].unexplained()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss at fixed times with noise fixed per item, so that the number moves only when the model does."""

@@ -22,12 +22,36 @@ class DiffusionLoss(NamedTuple):
         per_item: The same for each item, (B,), detached.
         t: Times of the items, (B,).
         denoised: Computes what the prediction says the latents are, (B, D, L).
+        unexplained: Computes `unexplained` of it, where the loss counts.
     """
 
     loss: Tensor
     per_item: Tensor
     t: Tensor
     denoised: Callable[[], Tensor]
+    unexplained: Callable[[], Tensor]
+
+
+def unexplained(denoised: Tensor, latents: Tensor, t: Tensor, objective: str, average: Average | None = None) -> Tensor:
+    """The squared error of denoised latents (B, D, L), as a share of that of the best guess of one who only knows the latents' variance.
+
+    Noise of little weight is easily removed, and latents of little variance are easily guessed: neither lowers this number.
+
+    Args:
+        denoised: (B, D, L)
+        latents: (B, D, L)
+        t: Times (B,) of the noised latents.
+        objective: How they were noised.
+        average: From squared errors and latents (B, D, L) to numbers (B,); None counts everything.
+    """
+    latents = latents.float()
+    alpha, sigma = (weight.square() for weight in find_objective(objective).alpha_sigma(t.float()[:, None, None]))  # (B, 1, 1)
+    power = latents.var()
+    guess = (power * sigma / (alpha * power + sigma)).expand_as(latents)
+    error = (denoised.float() - latents).square()
+    if average is None:
+        return error.mean() / guess.mean()
+    return average(error, latents).mean() / average(guess, latents).mean()
 
 
 def denoising_loss(
@@ -61,15 +85,23 @@ def denoising_loss(
     def denoised() -> Tensor:
         return mixing.denoised(noised.x_t, prediction, t[:, None, None])
 
+    def measure() -> Tensor:
+        return unexplained(denoised(), latents, t, objective, average or (None if mask is None else _sums_within(mask)))
+
     error = (prediction.float() - noised.target.float()).square()  # (B, D, L)
     if average is not None:
         items = average(error, noised.target.float())
-        return DiffusionLoss(items.mean(), items.detach(), t, denoised)
+        return DiffusionLoss(items.mean(), items.detach(), t, denoised, measure)
     if mask is None:
-        return DiffusionLoss(error.mean(), error.detach().flatten(1).mean(dim=1), t, denoised)
+        return DiffusionLoss(error.mean(), error.detach().flatten(1).mean(dim=1), t, denoised, measure)
     weight = mask[:, None].to(error.dtype).expand_as(error)
     per_item = (error * weight).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1).clamp(min=1)
-    return DiffusionLoss((error * weight).sum() / weight.sum().clamp(min=1), per_item.detach(), t, denoised)
+    return DiffusionLoss((error * weight).sum() / weight.sum().clamp(min=1), per_item.detach(), t, denoised, measure)
+
+
+def _sums_within(mask: Tensor) -> Average:
+    """Sums of each item where a mask (B, L) is True."""
+    return lambda error, _: (error * mask[:, None]).flatten(1).sum(dim=1)  # (B,)
 
 
 def diffusion_loss(

@@ -40,8 +40,8 @@ class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
         """The loss of latents (B, D, L) at times (B,); ``noise`` (B, D, L) is drawn unless it is given."""
         return denoising_loss(self.diffusion, latents, t, objective=self.diffusion.diffusion_objective, noise=noise)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+    def step_loss(self, batch: Any, batch_idx: int) -> tuple[DiffusionLoss, Tensor]:
+        """The loss of one batch, and its latents (B, D, L)."""
         reals, metadata = unbatch(batch)
         if self.training_config.noise_by_item:
             seeds = item_seeds(metadata, self.current_epoch, position=batch_idx * len(reals))
@@ -50,10 +50,17 @@ class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
         else:
             latents, noise = self.latents_of(reals), None
             t = self.timestep_sampler(latents.shape[0], device=self.device)
-        result = self.compute_loss(latents, t, noise)
+        return self.compute_loss(latents, t, noise), latents
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        result, latents = self.step_loss(batch, batch_idx)
         self.log_training(result.loss, {"mse_loss": result.loss}, latents)
         self.log_by_time(result)
         return result.loss
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        return self.step_loss(batch, 0)[0].unexplained()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss at fixed times."""

@@ -44,11 +44,16 @@ def token_loss(output: LMOutput, codes: Tensor, mask: Tensor | None = None) -> T
         codes: (B, K, T)
         mask: (B, T), False on padding; tokens that the pattern does not predict are left out anyway.
     """
-    counted = output.mask if mask is None else output.mask & mask[:, None]  # (B, K, T)
+    counted = _counted(output, mask)
     logits = torch.where(counted[..., None], output.logits, 0.0).float()  # undefined ones are NaN
     surprise = F.cross_entropy(logits.flatten(0, 2), codes.flatten(), reduction="none").view_as(codes)
     per_codebook = (surprise * counted).sum(dim=(0, 2)) / counted.sum(dim=(0, 2)).clamp(min=1)  # (K,)
     return TokenLoss(per_codebook.mean(), per_codebook)
+
+
+def _counted(output: LMOutput, mask: Tensor | None) -> Tensor:
+    """Which tokens count, (B, K, T)."""
+    return output.mask if mask is None else output.mask & mask[:, None]
 
 
 @takes_keys_of(LMTraining, "training", renamed={"lr": "learning_rate"}, ignored=("ema_copy",))
@@ -62,6 +67,7 @@ class AudioLanguageModelTrainingWrapper(TrainingWrapper):
     """
 
     model_prefix = "model"
+    reproduced = "the batch's tokens (the share that the model does not predict)"
 
     def __init__(self, model: AudioLanguageModelWrapper, training: LMTraining) -> None:
         super().__init__()
@@ -102,14 +108,22 @@ class AudioLanguageModelTrainingWrapper(TrainingWrapper):
             )
         return reals.long() if pre_encoded else model.tokenize(reals)
 
-    def compute_loss(self, batch: Any, cfg_dropout_prob: float) -> TokenLoss:
-        """The loss of one batch."""
+    def predict(self, batch: Any, cfg_dropout_prob: float) -> tuple[LMOutput, Tensor, Tensor | None]:
+        """What the model says about a batch, its tokens (B, K, T), and which are not padding, (B, T)."""
         reals, metadata = unbatch(batch)
         codes = self.tokens_of(reals)
         conditioner = self.model.conditioner
         conditions = conditioner(metadata, self.device) if conditioner is not None else None
         output = self.model.compute_logits(codes, conditions, cfg_dropout_prob=cfg_dropout_prob)
-        return token_loss(output, codes, padding_mask_of(metadata, codes.shape[-1], codes.device))
+        return output, codes, padding_mask_of(metadata, codes.shape[-1], codes.device)
+
+    def compute_loss(self, batch: Any, cfg_dropout_prob: float) -> TokenLoss:
+        """The loss of one batch."""
+        return token_loss(*self.predict(batch, cfg_dropout_prob))
+
+    def reproduction_error(self, batch: Any) -> Tensor:
+        output, codes, mask = self.predict(batch, self.training_config.cfg_dropout_prob)
+        return (output.logits.argmax(dim=-1) != codes)[_counted(output, mask)].float().mean()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch."""

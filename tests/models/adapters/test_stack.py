@@ -187,16 +187,44 @@ def test_what_changes_nothing_is_refused(kind: str) -> None:
         stack_of(net).load(adapter)
 
 
-def test_weight_norm_is_refused() -> None:
-    from stable_audio_tools.models.layers.conv import WNConv1d
-
+def test_weight_norm_of_torch_is_refused() -> None:
     net, normalised = Net(), Net()
-    normalised.model["second"] = WNConv1d(16, 8, 3, padding=1)
+    nn.utils.parametrizations.weight_norm(normalised.model["second"])
     with pytest.raises(CheckpointError, match=r"model\.second: the weight of such a layer is computed by weight normalisation"):
         stack_of(normalised).load(trained(net, "lora")[0])
     with pytest.raises(ConfigError, match=r"adapter targets: model\.second: .* collapse it first with remove_weight_norm_from_model"):
         attach(normalised, "lora", {}, ["second"])
     assert list(attach(normalised, "lora", {})) == ["model.first", "model.third"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "Conv1d" in ADAPTERS.part(kind).facts["layers"]])
+def test_weight_norm_of_ours_is_kept(kind: str) -> None:
+    from stable_audio_tools.models.layers.conv import WNConv1d
+
+    net = Net()
+    net.model["second"] = WNConv1d(16, 8, 3, padding=3, dilation=3)
+    with torch.no_grad():
+        net.model["second"].weight_g *= 1.7
+    adapter, inside = trained(net, kind)
+    assert "model.second" in adapter.tensors
+    state, before = weights(net), net(X)
+    stack = stack_of(net)
+    stack.load(adapter, 0.0)
+    assert torch.equal(net(X), before) and same(weights(net), state)
+    stack.set_strength(1.0)
+    torch.testing.assert_close(net(X), inside(X), atol=1e-5, rtol=1e-4)
+    assert weights(net).keys() == state.keys(), "a merged model has the keys of the model"
+    stack.unload()
+    assert torch.equal(net(X), before) and same(weights(net), state)
+
+
+def test_padding_of_their_own_keeps_convolutions_out() -> None:
+    from stable_audio_tools.models.layers.conv import WNConv1dSame
+
+    for layer in (WNConv1dSame(16, 8, 4), nn.Conv1d(16, 8, 3, padding=1, padding_mode="reflect"), nn.Conv1d(16, 8, 1, groups=2)):
+        net = Net()
+        net.model["second"] = layer
+        assert list(attach(net, "lora", {})) == ["model.first", "model.third"]
 
 
 def test_other_weights_are_told(caplog: pytest.LogCaptureFixture) -> None:
