@@ -146,7 +146,7 @@ def main() -> None:
         )
     )  # fmt: skip
     watch.measure(result.wrapper, result.step)
-    write_report(options.out, watch, [path.name for path in held_out], options.minutes)
+    write_report(options.out, watch, [path.name for path in held_out], (time.monotonic() - watch.started) / 60)
 
 
 def write_report(folder: Path, watch: HeldOut, names: list[str], minutes: float) -> None:
@@ -155,11 +155,11 @@ def write_report(folder: Path, watch: HeldOut, names: list[str], minutes: float)
     first, last = steps[0], steps[-1]
     lower = 1 - watch.distances[last] / watch.distances[first]
     verdict = f"{lower:.0%} lower than at step {first}; the aim is at least {AIM:.0%}"
-    print(f"step {last}: {watch.distances[last]:.4f}, {verdict}")
+    print(f"{minutes:.0f} minutes, step {last}: {watch.distances[last]:.4f}, {verdict}")
     results = {"minutes": minutes, "lower": lower, "distances": watch.distances, "num_held_out": len(watch.clips)}
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     page = Page(folder / "index.html", "A small Oobleck, trained with an adversary")
-    page.paragraph(f"{minutes:g} minutes; {len(watch.clips)} held-out files; after step {last} the distance is {verdict}.")
+    page.paragraph(f"{minutes:.0f} minutes on {torch.get_num_threads()} threads; {len(watch.clips)} held-out files; after step {last} the distance is {verdict}.")
     page.table(["step", "multi-resolution STFT distance"], [(step, f"{watch.distances[step]:.4f}") for step in steps])
     curve = {"held-out distance": ([float(step) for step in steps], [watch.distances[step] for step in steps])}
     page.image(curves_image(curve, folder / "distance.png"))

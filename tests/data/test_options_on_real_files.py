@@ -69,18 +69,37 @@ def test_crops_make_up_the_files(config_of, sounds, overlap, least):
         assert (audio - cut(sounds / name, start)[0]).abs().max() < 1e-5, name
 
 
-@proofs.of("length_buckets", kinds=("audio_dir",))
-def test_length_buckets(config_of, sounds):
+@proofs.of("length_buckets", kinds=("audio_dir", *SHARDS))
+@pytest.mark.parametrize("kind", ["audio_dir", *SHARDS])
+def test_length_buckets(config_of, sounds, kind):
     buckets = [4096, 8192, 16384]
-    loader = create_dataloader_from_config(config_of("audio_dir", length_buckets=buckets), 2, 16384, RATE, 1, num_workers=0, seed=0)
+    loader = create_dataloader_from_config(config_of(kind, length_buckets=buckets), 2, 16384, RATE, 1, num_workers=0, seed=0)
     seen = {}
     for audio, metadata in loader:
         assert audio.shape[-1] in buckets
         for info in metadata:
-            total = load(info["path"], sample_rate=RATE).samples.shape[-1]
+            total = load(sounds / info["relpath"], sample_rate=RATE).samples.shape[-1]
             seen[info["relpath"]] = audio.shape[-1]
             assert int(info["padding_mask"].sum()) == min(total, audio.shape[-1])
     assert set(seen) == set(SOUNDS) and set(seen.values()) == set(buckets)
+
+
+@proofs.of("cache_mb", kinds=("audio_dir",))
+@pytest.mark.parametrize("megabytes", [0, 0.2, 100])
+def test_cache_mb(config_of, sounds, tmp_path, megabytes):
+    """Sounds that were decoded once need no file, as far as they have room: those of up to four crops."""
+    folder = shutil.copytree(sounds, tmp_path / "sounds")
+    data = create_dataset_from_config(config_of("audio_dir", folder, cache_mb=megabytes), SIZE, RATE, 1)
+    before = {index: data[index][0] for index in range(len(SOUNDS))}
+    kept = [index for index in before if data.decoded.get(index) is not None]
+    sizes = {index: load(data.files[index].path, sample_rate=RATE).samples for index in before}
+    short = [index for index, whole in sizes.items() if whole.shape[-1] <= 4 * SIZE]
+    assert 0 < len(short) < len(SOUNDS)
+    assert kept == short if megabytes == 100 else len(kept) < len(short)
+    assert data.decoded.num_bytes == sum(sizes[index].nbytes for index in kept) <= megabytes * 1e6
+    shutil.rmtree(folder)
+    for index in kept:
+        assert data[index][0].equal(before[index])
 
 
 @proofs.of("drop_last")

@@ -161,6 +161,17 @@ def test_custom_metadata_module(encode_sounds, tmp_path):
     assert found[SOUNDS[0]][1]["prompt"] == "a sound!" and found[SOUNDS[0]][1]["level"] > 0
 
 
+@proofs.of("max_unreadable_share")
+def test_max_unreadable_share(encode_sounds):
+    folder = encode_sounds()
+    broken = sorted(folder.glob("0/*.npy"))[:5]  # of twelve
+    for path in broken:
+        path.write_bytes(b"no latents")
+    with pytest.raises(DataError, match=r"more than 25% of \d+ files cannot be"):
+        items(folder)
+    assert len(items(folder, max_unreadable_share=0.5)) == len(SOUNDS) - len(broken)
+
+
 @proofs.of("weight")
 def test_weight(encode_sounds):
     config = config_of(encode_sounds("a"), encode_sounds("b"))

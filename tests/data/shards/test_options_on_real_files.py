@@ -6,11 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from stable_audio_tools.audio import force_channels, load
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.dataset import create_dataloader_from_config, create_dataset_from_config
 from stable_audio_tools.data.shards.pack import PackOptions, pack
+from stable_audio_tools.data.store_facts import condition_path
 from stable_audio_tools.errors import DataError
 from tests.data.conftest import SHARDS, SOUNDS
 from tests.data.test_options_on_real_files import RATE, SIZE, items, proofs
@@ -127,6 +130,35 @@ def test_latents_in_shards(latents, kind):
         ({"max_length_sec": 1}, {name for name, length in seconds.items() if length <= 1}),
     ):
         assert 0 < len(names) < len(SOUNDS) and {info["relpath"] for _, info in read(50, **options)} == names
+
+
+@proofs.of("sample", "cached_conditions", kinds=SHARDS)
+@every_kind
+def test_latents_are_drawn_and_texts_are_cached_embeddings(latents, tmp_path, kind):
+    """The upper half of the channels taken for the scale, as a VAE stores it."""
+    folder = shutil.copytree(latents[1], tmp_path / "pairs")
+    (folder / "card.json").write_text(json.dumps({"store": "mean-scale", "latent_channels": 8}))
+    for name in SOUNDS:
+        target = folder / condition_path("prompt", name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"embedding": torch.full((3, 4), float(len(name)))}, target)
+    pack(folder, str(tmp_path / "packed"))
+
+    def read(*, epoch=0, **options):
+        entry = {"id": "a", "path": str(tmp_path / "packed")}
+        config = {"dataset_type": kind, "datasets": [entry], "pre_encoded": True, "latent_crop_length": 50, "random_crop": False, **options}
+        data = create_dataset_from_config(config, SIZE, 8000, 1)
+        return {item[1]["relpath"]: item for index in range(len(data)) if (item := data.exactly(ItemKey(index, epoch, 0))[0]) is not None}
+
+    held = {json.loads(path.with_suffix(".json").read_text())["relpath"]: np.load(path) for path in folder.glob("*.npy")}
+    for name, (mean, info) in read(sample=False).items():
+        count = int(info["padding_mask"].sum())
+        assert mean.shape == (8, 50) and np.array_equal(mean[:, :count].numpy(), held[name][:8, :count])
+    first, again, other = read(), read(), read(epoch=1)
+    assert set(first) == set(SOUNDS)
+    assert all(first[name][0].equal(again[name][0]) and not first[name][0].equal(other[name][0]) for name in SOUNDS)
+    for name, (_, info) in read(cached_conditions=["prompt"]).items():
+        assert info["prompt"].eq(len(name)).all() and info["prompt"].shape == (3, 4) and info["prompt_text"] == name
 
 
 # ---- what is bad --------------------------------------------------------------------------------------------------------------------
