@@ -32,7 +32,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# bench/data.py measures with real audio, which is not part of the project; bench/gan.py takes two hours and is run by hand.
+# bench/data.py measures with real audio, which is not part of the project; bench/gan.py takes 45 minutes and is run by hand.
 AUDIO ?= $(or $(SAT_SHARED),../shared)/data
 bench: $(STAMP)
 	for script in bench/check.py bench/layers.py bench/lm.py bench/models.py bench/train.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

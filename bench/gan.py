@@ -1,6 +1,6 @@
 """Train a small Oobleck with an adversary on one-shots, and measure it on files that it has not heard.
 
-    python bench/gan.py SOUNDS --minutes 120 --out runs/gan
+    python bench/gan.py SOUNDS --minutes 45 --out runs/gan
 
 ``SOUNDS`` is a folder of short sounds; every tenth file is held out. The distance is a multi-resolution STFT loss, measured at step 500
 and at the end with the averaged weights; the aim is that the end is at least 30 % below. ``OUT/index.html`` has the numbers, players and
@@ -118,7 +118,7 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sounds", type=Path)
-    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--out", type=Path, default=Path("runs/gan"))
     parser.add_argument("--every", type=int, default=FIRST, help="steps between measurements; the first one is compared with the last")
     options = parser.parse_args()
