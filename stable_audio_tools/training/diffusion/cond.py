@@ -81,7 +81,8 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         }  # fmt: skip
         parts = model.conditioner.conditioners if model.conditioner is not None else {}
         unheard = [part for name, part in parts.items() if name not in heard]
-        return bool(model.modular_local_cond_ids) or any(parameter.requires_grad for part in unheard for parameter in part.parameters())
+        is_unheard = any(parameter.requires_grad for part in unheard for parameter in part.parameters())
+        return super().has_idle_parameters or bool(model.modular_local_cond_ids) or is_unheard
 
     # ---- from a batch to what is trained on ---------------------------------------------------------------------------------------
 
