@@ -23,7 +23,7 @@ from stable_audio_tools.config.pairing import refuse_confusion
 from stable_audio_tools.config.source import read_source
 from stable_audio_tools.data.base import Summarised
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.errors import ConfigError, TrainingError
+from stable_audio_tools.errors import CheckpointError, ConfigError, TrainingError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.layers.conv import remove_weight_norm_from_model
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
@@ -134,6 +134,11 @@ def set_up(options: TrainOptions) -> Setup:
     adapted: dict[Path, dict[str, Any]] = {}
     if checkpoint is not None:
         is_ours = adapter is not None or not is_foreign(checkpoint)
+        if not is_ours and options.strategy == "fsdp":
+            raise CheckpointError(
+                f"{checkpoint.path}: another program's, which --strategy fsdp cannot resume; make a model of it with sat unwrap, and start "
+                "from that with --pretrained-ckpt-path"
+            )
         if is_ours:
             require_fit(wrapper, checkpoint) if adapter is None else adapter.require_fit(wrapper, checkpoint)
         compare_configs(checkpoint, source.data)

@@ -244,6 +244,29 @@ def test_half_of_a_base_computes_what_all_of_it_does(dit_config: Callable[..., A
     assert float((found - expected).norm() / expected.norm()) < 0.03
 
 
+def test_pretransforms_without_weights_stay_exact(dit_config: Callable[..., Any]) -> None:
+    config = dit_config()
+    codec = {"type": "pqmf", "config": {"attenuation": 60, "num_bands": config["model"]["io_channels"]}}
+    config["model"]["pretransform"] = codec
+    model = create_model_from_config(config).requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.pretransform.state_dict(keep_vars=True).items()}
+    tables = {name: buffer.clone() for name, buffer in model.pretransform.named_buffers()}
+    assert tables or before
+    compact(model, torch.bfloat16)
+    for name, buffer in model.pretransform.named_buffers():
+        assert buffer.dtype == torch.float32 and torch.equal(buffer, tables[name]), name
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["tiny_autoencoder", "tiny_diffae"])
+def test_an_autoencoder_has_no_base_in_half_precision(request: pytest.FixtureRequest, name: str) -> None:
+    from stable_audio_tools.config.check import parse_model_config
+
+    config = request.getfixturevalue(name)(adapter=LORA, base_precision="bf16")
+    with pytest.raises(ConfigError, match=r"training\.base_precision: not supported: an autoencoder that is adapted codes audio"):
+        parse_model_config(config, strict=True)
+
+
 def test_a_base_in_half_precision_is_for_adapters(
     train_briefly: Callable[..., TrainResult], tiny_diffusion: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from stable_audio_tools.config.check import check_model_config
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_metrics_callback_from_config, create_training_wrapper_from_config
-from stable_audio_tools.training.metrics import frechet_distance
+from stable_audio_tools.training.metrics import callbacks, frechet_distance
 from stable_audio_tools.training.metrics.prompts import read_prompts
 
 
@@ -95,6 +95,15 @@ def test_a_measurement_that_fails_is_told_and_does_not_end_the_run(train_briefly
     metrics = {"ref_audios_path": str(tmp_path), "ref_audios_ext": ".wav", "metrics_every": 1}
     assert train_briefly(tiny_autoencoder(metrics=metrics), max_steps=2).step == 2
     assert "the metrics of step 1 failed; training goes on" in caplog.text
+
+
+def test_a_measurement_that_others_would_not_wait_for_is_given_up(train_briefly, tiny_diffusion, generations, caplog, monkeypatch):
+    monkeypatch.setattr(callbacks, "_num_processes", lambda: 2)
+    assert rows(train_briefly(tiny_diffusion(metrics=generations), max_steps=2, logger="csv"), "latent_frechet_distance")
+    monkeypatch.setattr(callbacks, "PATIENCE", 0.0)
+    result = train_briefly(tiny_diffusion(metrics=generations), max_steps=2, logger="csv")
+    assert result.step == 2 and not rows(result, "latent_frechet_distance")
+    assert "the metrics of step 2 failed" in caplog.text and "and 1 other processes wait for 0 at most" in caplog.text
 
 
 def test_progress_is_told_if_wanted(measure, tiny_diffusion, caplog):

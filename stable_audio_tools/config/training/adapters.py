@@ -90,6 +90,11 @@ class LorawSection(Strict):
         }
 
 
+NO_SMALL_CODEC = {
+    "base_precision": "an autoencoder that is adapted codes audio, and computes in its precision; --precision bf16-mixed halves activations"
+}  # why there is none
+
+
 class WithAdapter(Strict):
     """The part of ``training`` that says that an adapter is trained instead of the model."""
 

@@ -15,7 +15,7 @@ from stable_audio_tools.config.base import (
     Strict,
     part_mistakes,
 )
-from stable_audio_tools.config.training.adapters import WithAdapter
+from stable_audio_tools.config.training.adapters import NO_SMALL_CODEC, WithAdapter
 from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.metrics import ReconstructionMetrics
 from stable_audio_tools.config.training.optimizers import OptimizerConfig
@@ -195,6 +195,7 @@ class AutoencoderTraining(TrainingConfig, WithAdapter):
     """
 
     refused = {
+        **NO_SMALL_CODEC,
         "decoder_finetune": 'write "train": "decoder" instead, which freezes the rest',
         "num_synthetic_chirps": "sounds are not made up in training; put chirps into the data",
         "decoder_loss": "no decoder has a loss of its own",

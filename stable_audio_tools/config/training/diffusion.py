@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from stable_audio_tools.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict, part_mistakes
-from stable_audio_tools.config.training.adapters import WithAdapter
+from stable_audio_tools.config.training.adapters import NO_SMALL_CODEC, WithAdapter
 from stable_audio_tools.config.training.arc import ARC, Trim
 from stable_audio_tools.config.training.base import TrainingConfig
 from stable_audio_tools.config.training.metrics import GenerationMetrics
@@ -236,6 +236,7 @@ class DiffusionUncondTraining(PlainDiffusionTraining, WithAdapter):
 class DiffusionAutoencoderTraining(PlainDiffusionTraining, WithAdapter):
     """``training`` of a diffusion autoencoder."""
 
+    refused = NO_SMALL_CODEC
     use_reconstruction_loss: bool = False
     log_loss_info: bool = True
     demo: DiffusionDemo | None = None

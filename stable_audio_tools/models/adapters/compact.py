@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 
@@ -21,13 +21,21 @@ def compact(model: nn.Module, dtype: torch.dtype) -> int:
         Parameters that are kept so.
     """
     pretransform: Any = getattr(model, "pretransform", None)
-    kept = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    if pretransform is not None and not isinstance(pretransform, AutoencoderPretransform):
-        kept |= {id(tensor) for tensor in (*pretransform.parameters(), *pretransform.buffers())}
-    before = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers()) if id(tensor) in kept]
-    model.to(dtype)
-    for tensor, data in before:
-        tensor.data = data
+    excepted = set(pretransform.modules()) if pretransform is not None and not isinstance(pretransform, AutoencoderPretransform) else set()
+    num_kept = 0
+    for module in model.modules():
+        if module in excepted:
+            continue
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                parameter.data = _smaller(parameter.data, dtype)
+                num_kept += parameter.numel()
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, _smaller(buffer, dtype))
     if isinstance(pretransform, AutoencoderPretransform) and not pretransform.enable_grad:
         pretransform.model_half = True  # casts what goes in and comes out
-    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in kept)
+    return num_kept
+
+
+def _smaller(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -281,7 +281,7 @@ class AutoencoderTrainingWrapper(AlternatingWrapper):
             measured = metric(decoded, reals)
             measured = -measured if key == "sisdr" else measured  # a ratio, of which more is better
             is_silent = bool(measured.isnan())  # nothing to judge: weighs nothing, in the same mean, which all processes must log
-            self.log(f"val/{key}", measured.nan_to_num(), batch_size=0 if is_silent else len(reals), **options)
+            self.log(f"val/{key}", measured.where(~measured.isnan(), 0), batch_size=0 if is_silent else len(reals), **options)
 
 
 @WRAPPERS.register("autoencoder")

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from stable_audio_tools.audio import load, prepare_audio
@@ -32,6 +33,7 @@ from stable_audio_tools.training.randomness import isolated_randomness
 
 logger = logging.getLogger(__name__)
 GIVEN = ("prompt", "seconds_start", "seconds_total")  # what generations are conditioned on
+PATIENCE = 20 * 60  # seconds: after 30 minutes, processes take one that they wait for to be dead
 Chosen = TypeVar("Chosen", bound=Metrics)
 
 
@@ -142,6 +144,23 @@ class MetricsCallback(pl.Callback, Generic[Chosen]):
         self._told = tenth
 
 
+def _num_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _require_patience(seconds: float, num_processes: int) -> None:
+    """Stop a measurement that takes longer than the other processes wait for this one, before they end the run.
+
+    Raises:
+        ConfigError: With the time that it would take.
+    """
+    if num_processes > 1 and seconds > PATIENCE:
+        raise ConfigError(
+            f"training.metrics.num_generations: they would take {seconds / 60:.0f} minutes, and {num_processes - 1} other processes wait "
+            f"for {PATIENCE / 60:.0f} at most: make fewer, or fewer sampling_steps"
+        )
+
+
 class ReconstructionMetricsCallback(MetricsCallback[ReconstructionMetrics]):
     """Logs how far reconstructions are from the real files: ``metrics/<embedding>_frechet_distance``.
 
@@ -206,7 +225,10 @@ class GenerationMetricsCallback(MetricsCallback[GenerationMetrics]):
         with wrapper.averaged() as model:
             assert isinstance(model, ConditionedDiffusionModelWrapper)
             wanted, batch = self.conditions(model.sample_rate), self.metrics.decode_batch_size
+            began = time.perf_counter()
             for start in range(0, len(wanted), batch):
+                if start:
+                    _require_patience((time.perf_counter() - began) / start * len(wanted), _num_processes())
                 conditions = wanted[start : start + batch]
                 clips = self._generate(model, conditions, seed=start, device=wrapper.device)
                 for name, embedding in self.embeddings.items():

@@ -23,8 +23,6 @@ ROBERTA = "roberta-base"  # whose tokenizer LAION's checkpoints take
 class LatentEmbedding:
     """Every latent frame of the model's own autoencoder is a point."""
 
-    hears_text = False
-
     def points(self, model: nn.Module, clips: Sequence[Tensor]) -> Tensor:
         """Clips (C, T) at the model's rate -> points (N, D)."""
         codec: Any = model if isinstance(model, AudioAutoencoder) else model.pretransform
@@ -43,8 +41,6 @@ class ClapEmbedding:
     Raises:
         ConfigError: If it is not on this machine.
     """
-
-    hears_text = True
 
     def __init__(self, metrics: Metrics) -> None:
         assert metrics.clap_model is not None
