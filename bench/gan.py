@@ -159,9 +159,7 @@ def write_report(folder: Path, watch: HeldOut, names: list[str], minutes: float)
     results = {"minutes": minutes, "lower": lower, "distances": watch.distances, "num_held_out": len(watch.clips)}
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     page = Page(folder / "index.html", "A small Oobleck, trained with an adversary")
-    page.paragraph(
-        f"{minutes:.0f} minutes on {torch.get_num_threads()} threads; {len(watch.clips)} held-out files; after step {last} the distance is {verdict}."
-    )
+    page.paragraph(f"{minutes:.0f} minutes on {torch.get_num_threads()} threads; {len(watch.clips)} held-out files; after step {last} the distance is {verdict}.")
     page.table(["step", "multi-resolution STFT distance"], [(step, f"{watch.distances[step]:.4f}") for step in steps])
     curve = {"held-out distance": ([float(step) for step in steps], [watch.distances[step] for step in steps])}
     page.image(curves_image(curve, folder / "distance.png"))

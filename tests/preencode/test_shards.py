@@ -77,6 +77,17 @@ def test_packed_shards_are_what_the_folder_is(encode, stored, tmp_path):
         folder_of(tmp_path / "packed")
 
 
+def test_the_prompt_of_latents_stays_their_prompt_beside_a_text(encode, sounds, tmp_path):
+    (tmp_path / "module.py").write_text("def get_custom_metadata(info, audio):\n    return {'text': 'odd'}\n")
+    data = {"dataset_type": "audio_dir", "random_crop": False}
+    data["datasets"] = [{"id": "a", "path": str(sounds), "custom_metadata_module": str(tmp_path / "module.py")}]
+    folder, shards = (encode(name, format=name, dataset_config=data).folder for name in ("npy", "wds"))
+    assert folder_of(folder)[0][1]["prompt"] == "noise 0" and folder_of(folder)[0][1]["text"] == "odd"
+    pack(folder, str(tmp_path / "packed"))
+    for path in (shards, tmp_path / "packed"):
+        assert_equal(folder_of(folder), shards_of(path))
+
+
 def test_mean_and_scale_in_shards_are_drawn_anew_each_pass_as_in_folders(encode):
     """By item, pass and seed alone: the same key gives the same draw, from either."""
     folder = folder_of(encode("folder", store="mean-scale", shard_size=20).folder)

@@ -12,6 +12,7 @@ from stable_audio_tools.data.files import filelist_of, find_audio_files, find_au
 from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, decode_latents, metadata_beside, real_frames
 from stable_audio_tools.data.latent_store import find_latents, listed_latents
 from stable_audio_tools.data.metadata import Captions, MetadataModule
+from stable_audio_tools.data.shards.prompts import stored
 from stable_audio_tools.data.store_facts import CARD, CONDITIONS, DETAILS, SILENCE
 from stable_audio_tools.errors import DataError
 
@@ -95,7 +96,7 @@ def _as_json(path: Path, metadata: dict[str, Any]) -> bytes:
                 f"{path}: metadata {key!r} is {type(value).__name__}, which JSON cannot hold ({error}); let the metadata module run in "
                 "training instead, as custom_metadata_module of the dataset"
             ) from error
-    return json.dumps(metadata, ensure_ascii=False).encode()
+    return json.dumps(stored(metadata), ensure_ascii=False).encode()
 
 
 class LatentSource:
@@ -133,7 +134,10 @@ class LatentSource:
         latents, metadata = decode_latents(path, str(path)), metadata_beside(path)
         length = {"frames": real_frames(metadata.get("padding_mask")) or latents.shape[-1]}
         length |= {key: metadata[key] for key in ("seconds_total",) if key in metadata}
-        return Content({path.suffix[1:]: path, "json": path.with_suffix(".json")}, length)
+        kept = stored(metadata)
+        return Content(
+            {path.suffix[1:]: path, "json": path.with_suffix(".json") if kept == metadata else json.dumps(kept).encode()}, length
+        )
 
     def extras(self) -> dict[str, Path]:
         """What is said of all latents: the card, the latents of silence, cached texts."""

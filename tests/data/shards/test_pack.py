@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.dataset import create_dataloader_from_config, create_dataset_from_config
 from stable_audio_tools.data.shards import pack as pack_module
 from stable_audio_tools.data.shards.pack import PackOptions, pack
 from stable_audio_tools.data.shards.sources import AudioSource
@@ -63,6 +63,16 @@ def test_what_is_packed_is_what_the_folder_holds(folder, tmp_path):
         assert item.equal(audio[0])
         kept = {key: value for key, value in info.items() if key not in ("path", "load_time", "padding_mask")}
         assert {key: extra[key] for key in kept} == kept, "captions and sidecar files have become the sample's metadata"
+
+
+def test_the_prompt_of_a_file_stays_its_prompt_beside_a_text(folder, tmp_path, write_tar, wav):
+    """In shards of other programs, a text is the prompt."""
+    (folder / "captions.csv").write_text("path,caption,text\n" + "".join(f"{number:02}.wav,drums,odd\n" for number in range(10)))
+    pack(folder, str(tmp_path / "out"), SMALL)
+    _, info = samples(tmp_path / "out")["01.wav"]
+    assert (info["prompt"], info["text"]) == ("drums", "odd") and not any("own" in key for key in info)
+    write_tar(tmp_path / "foreign" / "0.tar", {"a.wav": wav(), "a.json": b'{"prompt": "drums", "text": "odd"}'})
+    assert samples(tmp_path / "foreign")["a.wav"][1]["prompt"] == "odd"
 
 
 def test_the_shards_are_plain_webdataset_shards(folder, tmp_path):
@@ -173,9 +183,9 @@ def test_only_the_latents_of_a_list_are_packed(tmp_path):
     (tmp_path / "mine.txt").write_text("1/000000000005.npy\n")
     for name, options, chosen in (("out", PackOptions(), {"2", "3"}), ("other", PackOptions(filelist_path=tmp_path / "mine.txt"), {"5"})):
         assert pack(folder, str(tmp_path / name), options).num_samples == len(chosen)
-        with tarfile.open(tmp_path / name / "00000.tar") as tar:
-            metadata = [json.loads(tar.extractfile(member).read()) for member in tar.getnames() if member.endswith(".json")]
-        assert {said["prompt"] for said in metadata} == chosen, "as a dataset of the folder has it"
+        config = {"dataset_type": "wds", "datasets": [{"id": "a", "path": str(tmp_path / name)}], "pre_encoded": True}
+        dataset = create_dataset_from_config(config, 4000, 8000, 1)
+        assert {dataset[index][1]["prompt"] for index in range(len(chosen))} == chosen, "as a dataset of the folder has it"
     (tmp_path / "mine.txt").write_text("gone.npy\n")
     with pytest.raises(
         DataError, match=r"mine\.txt: names 1 of 1 files that do not exist \(.*gone\.npy\); its lines are paths relative to"
@@ -249,12 +259,12 @@ def test_if_nothing_can_be_used_that_is_an_error(tmp_path, shared):
 class _FlakyDisk:
     """`AudioSource.content` while a disk fails."""
 
-    def __init__(self, monkeypatch, fails):
-        self.fails, self.asked, real = fails, [], AudioSource.content
+    def __init__(self, monkeypatch):
+        self.failing, self.asked, real = set[str](), list[str](), AudioSource.content
 
         def content(source, path):
             self.asked.append(path.name)
-            if self.fails(path):
+            if path.name in self.failing:
                 raise AudioError(f"{path}: cannot be read: Input/output error")
             return real(source, path)
 
@@ -264,15 +274,16 @@ class _FlakyDisk:
 def test_what_failed_for_a_moment_is_packed_by_the_next_run(folder, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     pack(folder, str(whole), SMALL)
-    disk = _FlakyDisk(monkeypatch, lambda path: True)
+    disk = _FlakyDisk(monkeypatch)
+    disk.failing = {path.name for path in folder.rglob("*.wav")}
     with pytest.raises(DataError, match=r"none of its 12 files can be used"):
         pack(folder, str(tmp_path / "out"), SMALL)
-    disk.fails = lambda path: path.name in ("02.wav", "05.wav")
+    disk.failing = {"02.wav", "05.wav"}
     assert pack(folder, str(tmp_path / "out"), SMALL).num_left_out == 2, "that nothing could be packed is forgotten"
     disk.asked.clear()
     assert pack(folder, str(tmp_path / "out"), SMALL).num_kept == 4
     assert sorted(disk.asked) == ["02.wav", "05.wav"], "only they are asked for again"
-    disk.fails = lambda path: False
+    disk.failing = set()
     result = pack(folder, str(tmp_path / "out"), SMALL)
     assert 2 <= result.num_kept < 4 and result.num_left_out == 0
     assert contents(tmp_path / "out") == contents(whole)
