@@ -304,3 +304,13 @@ def test_an_output_path_that_is_a_file_or_holds_something_else(encode, tmp_path)
     (tmp_path / "old" / "0").mkdir(parents=True)
     with pytest.raises(DataError, match=r"old: holds 0 but no card\.json; give an empty folder as --output-path$"):
         encode("old")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "b.safetensors", "silence.npy", "train/a.npy"])
+def test_latents_of_another_program_are_not_mixed_with_new_ones(encode, tmp_path, name):
+    file = tmp_path / "theirs" / name
+    file.parent.mkdir(parents=True)
+    file.touch()
+    named = re.escape(name.split("/")[0])
+    with pytest.raises(DataError, match=rf"theirs: holds {named} but no card\.json; give an empty folder as --output-path$"):
+        encode("theirs")

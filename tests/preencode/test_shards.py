@@ -67,6 +67,15 @@ def test_shards_of_pre_encoding_are_what_its_folders_are(encode, stored):
         assert_equal(folder_of(folder, sample=False), shards_of(shards, sample=False))
 
 
+def test_what_is_said_of_all_is_found_above_several_folders(encode):
+    store = encode(format="wds").folder
+    (store / "1").mkdir()
+    (store / "0" / "000000002.tar").rename(store / "1" / "000000002.tar")
+    data = shards_of(f"{store}/{{0/000000000,0/000000001,1/000000002}}.tar")
+    assert len(data) == 10 and [facts.card["format"] for facts in data.files.stores] == ["wds"]
+    assert data.files.stores[0].silence is not None
+
+
 @pytest.mark.parametrize("stored", [{}, {"store": "mean-scale", "pad": False}, {"format": "safetensors", "dtype": "bf16"}])
 def test_packed_shards_are_what_the_folder_is(encode, stored, tmp_path):
     folder = encode("folder", **stored).folder
