@@ -167,10 +167,11 @@ def test_a_limit_and_going_on_without_it(encode):
 def test_progress_has_a_rate_and_the_time_left(encode):
     seen = []
     encode(on_progress=seen.append)
-    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen) and seen[-1].done == seen[-1].total == 10
+    assert [progress.num_done for progress in seen] == sorted(progress.num_done for progress in seen)
+    assert seen[-1].num_done == seen[-1].num_files == 10
     assert seen[-1].audio_seconds == pytest.approx(sum(min(seconds, 0.512) for seconds in SECONDS), abs=0.01)
     assert str(seen[-1]).startswith("10/10 items, ") and str(seen[-1]).endswith(" x real time, 0:00:00 left")
-    assert str(type(seen[0])(1, 4, 1, 10.0, 2.0)) == "1/4 items, 5 x real time, 0:00:06 left"
+    assert str(type(seen[0])(1, 4, 1, 2.0, 10.0)) == "1/4 items, 5 x real time, 0:00:06 left"
 
 
 def test_a_diffusion_model_lends_its_autoencoder_and_the_scale_is_left_out(encode, write_model, tiny_diffusion, vae, sounds):

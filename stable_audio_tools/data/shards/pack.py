@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from stable_audio_tools.data.files import refuse_no_folder
 from stable_audio_tools.data.latent_file import UnreadableError
-from stable_audio_tools.data.progress import Progress
+from stable_audio_tools.data.progress import FilesProgress
 from stable_audio_tools.data.shards.listing import MANIFEST, manifest_text
 from stable_audio_tools.data.shards.packed import begin, finish, remove
 from stable_audio_tools.data.shards.sources import AudioSource, Content, LatentSource
@@ -94,7 +94,7 @@ class _Shard(NamedTuple):
 
 
 def pack(
-    folder: Path, out: str, options: PackOptions | None = None, *, on_progress: Callable[[Progress], None] | None = None
+    folder: Path, out: str, options: PackOptions | None = None, *, on_progress: Callable[[FilesProgress], None] | None = None
 ) -> PackResult:
     """Write shards of a folder. A run that was interrupted goes on where it was: finished shards stay, and nothing is half-written.
 
@@ -204,7 +204,7 @@ def _state(path: Path) -> tuple[int, int]:
 class _Counter:
     """Counts the files that several threads pack."""
 
-    def __init__(self, shards: Sequence[_Shard], done: Mapping[str, Any], on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, shards: Sequence[_Shard], done: Mapping[str, Any], on_progress: Callable[[FilesProgress], None] | None) -> None:
         self._num_files = sum(len(shard.files) for shard in shards)
         self._num_kept = sum(len(shard.files) for shard in shards if shard.name in done)
         self._num_read = self._num_bytes = 0
@@ -220,7 +220,7 @@ class _Counter:
             self._num_read += 1
             self._num_bytes += _state(path)[0]
             num_done, seconds = self._num_kept + self._num_read, time.monotonic() - self._started
-            self._on_progress(Progress(num_done, self._num_files, self._num_read, self._num_bytes, seconds))
+            self._on_progress(FilesProgress(num_done, self._num_files, self._num_read, seconds, self._num_bytes))
 
 
 def _has_mended(source: PackSource, skipped: Sequence[str]) -> bool:
