@@ -12,6 +12,7 @@ from stable_audio_tools.data.dataset import create_dataloader_from_config, creat
 from stable_audio_tools.data.shards import pack as pack_module
 from stable_audio_tools.data.shards.pack import PackOptions, pack
 from stable_audio_tools.data.shards.sources import AudioSource
+from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.data.shards.tars import format_index
 from stable_audio_tools.errors import AudioError, DataError
 
@@ -254,6 +255,9 @@ def test_if_nothing_can_be_used_that_is_an_error(tmp_path, shared):
     with pytest.raises(DataError, match=r"bad: none of its 2 files can be used, as the messages above say; nothing is packed"):
         pack(tmp_path / "bad", str(tmp_path / "out"))
     assert not contents(tmp_path / "out")
+    with pytest.raises(DataError, match=r"none of its 2 files can be used"):
+        pack(tmp_path / "bad", "memory://bad")
+    assert not Storage("memory://bad").find("memory://bad")
 
 
 class _FlakyDisk:
