@@ -7,12 +7,10 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from stable_audio_tools.errors import counted
-
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from stable_audio_tools.data.progress import Progress
+    from stable_audio_tools.data.progress import FilesProgress
 
 _SECONDS_ON_A_TERMINAL, _SECONDS_IN_A_LOG = 0.1, 30.0  # between two lines
 
@@ -59,15 +57,6 @@ class ProgressLine:
 class FilesLine(ProgressLine):
     """How many files are done, how fast, and how long the rest will take."""
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: FilesProgress) -> None:
         """Show it."""
-        self.show(progress_text(progress))
-
-
-def progress_text(progress: Progress) -> str:
-    """The same in words."""
-    seconds = max(progress.seconds, 1e-3)
-    num_read = max(1, progress.num_read)
-    left = (progress.num_files - progress.num_done) * seconds / num_read
-    rate = f"{num_read / seconds:.0f} files/s, {progress.num_bytes / seconds / 1e6:.0f} MB/s"
-    return f"{progress.num_done} of {counted(progress.num_files, 'file')}, {rate}, {int(left // 60)}:{int(left % 60):02} left"
+        self.show(str(progress))

@@ -31,7 +31,7 @@ from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.decoded import DecodedFiles
 from stable_audio_tools.data.file_states import FileStates
 from stable_audio_tools.data.file_table import LocalDatasetConfig, UsableFile, UsableFiles, list_files
-from stable_audio_tools.data.files import PathList, path_lists
+from stable_audio_tools.data.files import NUM_READERS, PathList, path_lists
 from stable_audio_tools.data.metadata import Captions, MetadataModule
 from stable_audio_tools.data.replacing import Unusable
 from stable_audio_tools.errors import AudioError, DataError
@@ -39,7 +39,6 @@ from stable_audio_tools.families import DATASETS
 
 _SAFE_PEAK = 0.9999  # of a crop that need not be looked through for samples beyond full scale
 _CROPS_KEPT = 4  # length of a file that may be kept in memory
-NUM_READERS = 16  # threads: reading the headers of many files is waiting for them
 TAIL_SECONDS = 0.1  # silence at the end that is shorter than this is left
 
 

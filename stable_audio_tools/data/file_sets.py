@@ -16,12 +16,12 @@ from stable_audio_tools.data.file_table import Folder, list_files
 from stable_audio_tools.data.files import path_lists
 from stable_audio_tools.data.manifest import MANIFEST_NAME, arrow, manifest_of, read_table
 from stable_audio_tools.data.metadata import Captions
-from stable_audio_tools.data.progress import Progress
+from stable_audio_tools.data.progress import FilesProgress
 from stable_audio_tools.data.scan import scan
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.registry.schema import without_comments
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[FilesProgress], None]
 _ROWS_AT_A_TIME = 10_000
 
 

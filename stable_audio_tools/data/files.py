@@ -15,6 +15,7 @@ from stable_audio_tools.errors import DataError, counted
 
 logger = logging.getLogger(__name__)
 FILELIST_NAME = "filelist.txt"
+NUM_READERS = 16  # threads: reading many small files, or headers from afar, is waiting for them
 
 
 def find_audio_files(folder: str | Path, extensions: Iterable[str] = AUDIO_EXTENSIONS) -> list[Path]:

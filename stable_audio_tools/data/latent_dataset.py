@@ -19,6 +19,7 @@ from torch import Tensor
 from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_states import UNKNOWN, FileStates
 from stable_audio_tools.data.file_table import KnownFiles
+from stable_audio_tools.data.files import NUM_READERS
 from stable_audio_tools.data.latent_crop import crop_latents
 from stable_audio_tools.data.latent_file import LatentFile, UnreadableError, read_latents, real_length
 from stable_audio_tools.data.replacing import Unusable
@@ -27,7 +28,6 @@ from stable_audio_tools.errors import AudioError, DataError
 from stable_audio_tools.models.bottlenecks.vae import vae_deviation
 
 logger = logging.getLogger(__name__)
-NUM_READERS = 16  # threads: reading many small files is waiting for them
 Found = TypeVar("Found")
 
 

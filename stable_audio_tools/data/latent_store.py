@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
-from stable_audio_tools.data.files import find_audio_files, read_lines
+from stable_audio_tools.data.files import filelist_of, find_audio_files, read_filelist
 from stable_audio_tools.data.latent_file import LATENT_SUFFIXES
 from stable_audio_tools.data.store_facts import CONDITIONS, JOURNAL, SILENCE, StoreFacts, parse_journal
 from stable_audio_tools.errors import DataError
@@ -36,18 +36,7 @@ class LatentStore(StoreFacts):
         self.extension = (extension or self.card.get("format") or "npy").removeprefix(".")
         if f".{self.extension}" not in LATENT_SUFFIXES:
             raise DataError(f"{folder}: latent_extension is 'npy' or 'safetensors', got {self.extension!r}")
-        self.paths = self._listed(filelist) or self._found()
-
-    def _listed(self, filelist: Path | None) -> list[Path]:
-        table = filelist or self.folder / "filelist.txt"
-        if filelist is None and not table.is_file():
-            return []
-        paths = [self.folder / line for line in read_lines(table)]
-        absent = [str(path) for path in paths if not path.is_file()]
-        if absent or not paths:
-            what = f"names {len(absent)} of {len(paths)} files that do not exist ({', '.join(absent[:3])})" if paths else "names no files"
-            raise DataError(f"{table}: {what}; its lines are paths relative to {self.folder}")
-        return paths
+        self.paths = listed_latents(folder, filelist) or self._found()
 
     def _found(self) -> list[Path]:
         suffix = f".{self.extension}"
@@ -68,6 +57,26 @@ class LatentStore(StoreFacts):
         """What journals say of each file, by its name without suffix: ``frames`` that hold audio, ``seconds_total``."""
         journals = sorted(self.folder.glob(f"*/{JOURNAL}"))
         return {str(entry["id"]): entry for journal in journals for entry in read_journal(journal) if "frames" in entry}
+
+
+def listed_latents(folder: Path, filelist: Path | None = None) -> list[Path] | None:
+    """The items of a store that a list names, each once; None if there is no list.
+
+    Args:
+        folder: The store.
+        filelist: The list; None is ``filelist.txt`` in the folder, if there is one.
+
+    Raises:
+        DataError: If it names nothing, files that do not exist, or something outside the folder.
+    """
+    table = filelist_of(folder, filelist)
+    if table is None:
+        return None
+    paths = [folder / name for name in read_filelist(table)]
+    if absent := [str(path) for path in paths if not path.is_file()]:
+        what = f"names {len(absent)} of {len(paths)} files that do not exist ({', '.join(absent[:3])})"
+        raise DataError(f"{table}: {what}; its lines are paths relative to {folder}")
+    return paths
 
 
 def find_latents(folder: Path, suffixes: Iterable[str] = LATENT_SUFFIXES) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from stable_audio_tools.data.files import NUM_READERS
 from stable_audio_tools.data.names import composed
 from stable_audio_tools.errors import ConfigError, DataError
 
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 CustomMetadata = Callable[[dict[str, Any], Tensor | None], Mapping[str, Any] | None]
 RESERVED = frozenset({"path", "relpath", "timestamps", "seconds_start", "seconds_total", "padding_mask", "sample_rate", "load_time"})
 INSTRUCTIONS = frozenset({"__reject__", "__audio__", "__replace__"})  # what only a metadata module can say
-NUM_READERS = 16  # threads: reading many small files is waiting for them
 
 
 class Captions:

@@ -17,7 +17,7 @@ from stable_audio_tools.audio import measure
 from stable_audio_tools.data.files import find_audio_names, other_files
 from stable_audio_tools.data.manifest import COLUMNS, MANIFEST_NAME, arrow, read_table, schema, write_table
 from stable_audio_tools.data.metadata import Captions
-from stable_audio_tools.data.progress import Progress
+from stable_audio_tools.data.progress import FilesProgress
 from stable_audio_tools.errors import AudioError, DataError
 
 SAVE_SECONDS = 30.0  # how much work a scan that is killed may lose
@@ -45,7 +45,7 @@ def scan(
     *,
     captions: Captions | None = None,
     jobs: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[FilesProgress], None] | None = None,
 ) -> ScanReport:
     """Write the manifest of a folder. Files that are as they were in the manifest before, by size and time, are not read again.
 
@@ -167,7 +167,7 @@ def _read_all(
     *,
     jobs: int,
     num_files: int,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[FilesProgress], None] | None,
 ) -> list[Row]:
     """Read files, several at a time, saving what was found every now and then and when it is broken off.
 
@@ -181,7 +181,7 @@ def _read_all(
             rows.append(row)
             num_bytes += row["bytes"]
             if on_progress is not None:
-                on_progress(Progress(num_kept + len(rows), num_files, len(rows), num_bytes, time.monotonic() - started))
+                on_progress(FilesProgress(num_kept + len(rows), num_files, len(rows), time.monotonic() - started, num_bytes))
             if time.monotonic() - saved > SAVE_SECONDS:
                 _save(rows, manifest)
                 saved = time.monotonic()

@@ -12,6 +12,8 @@ from typing import Any
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
 from stable_audio_tools.checkpoint import atomic_path
+from stable_audio_tools.data.files import find_audio_files
+from stable_audio_tools.data.latent_file import LATENT_SUFFIXES
 from stable_audio_tools.data.store_facts import CARD, DETAILS
 from stable_audio_tools.errors import DataError
 
@@ -66,7 +68,9 @@ def begin_card(folder: Path, card: Mapping[str, Any], *, is_first: bool) -> dict
 
 def _is_of_a_store(entry: Path) -> bool:
     """Whether a new store would be mixed up with it or overwrite it, or it is audio: then the folder is that of a dataset."""
-    return entry.name.isdigit() if entry.is_dir() else entry.name in (README, DETAILS) or entry.suffix.lower() in AUDIO_EXTENSIONS
+    if entry.is_dir():
+        return entry.name.isdigit() or (not entry.name.startswith(".") and bool(find_audio_files(entry, LATENT_SUFFIXES)))
+    return entry.name in (README, DETAILS) or entry.suffix.lower() in (*AUDIO_EXTENSIONS, *LATENT_SUFFIXES)
 
 
 def _told(value: Any) -> str:

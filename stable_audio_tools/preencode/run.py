@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from stable_audio_tools.config.check import refuse_dataset_mistakes
 from stable_audio_tools.config.source import Source, read_source
 from stable_audio_tools.data.base import ItemDataset
 from stable_audio_tools.data.dataset import create_dataset_from_config
+from stable_audio_tools.data.progress import Progress
 from stable_audio_tools.data.store_facts import CONDITIONS, DETAILS, SILENCE
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.families import DATASETS
@@ -37,32 +38,19 @@ logger = logging.getLogger(__name__)
 DEFAULT_SAMPLE_SIZE = 1320960  # of scripts for autoencoders: 645 frames of Stable Audio's
 
 
-class Progress(NamedTuple):
-    """How far one process has got.
+@dataclass(frozen=True)
+class ItemsProgress(Progress):
+    """How far one process has got with its items.
 
     Attributes:
-        done: Items that are done.
-        total: Items of this process.
-        new: Items that it has done since it began.
-        audio_seconds: Length of these.
-        elapsed: Seconds since it began.
+        audio_seconds: Length of those that it has done since it began.
     """
 
-    done: int
-    total: int
-    new: int
     audio_seconds: float
-    elapsed: float
-
-    @property
-    def seconds_left(self) -> float:
-        """At the rate so far."""
-        return (self.total - self.done) * self.elapsed / max(self.new, 1)
 
     def __str__(self) -> str:
-        left = int(self.seconds_left)
-        rate = self.audio_seconds / max(self.elapsed, 1e-9)
-        return f"{self.done}/{self.total} items, {rate:.0f} x real time, {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        rate = self.audio_seconds / max(self.seconds, 1e-9)
+        return f"{self.num_done}/{self.num_files} items, {rate:.0f} x real time, {self.time_left} left"
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,7 @@ class PreEncodeResult:
 
 
 def pre_encode(
-    options: PreEncodeOptions, place: Place | None = None, on_progress: Callable[[Progress], None] | None = None
+    options: PreEncodeOptions, place: Place | None = None, on_progress: Callable[[ItemsProgress], None] | None = None
 ) -> PreEncodeResult:
     """Encode a dataset. Run it again after a crash, and it goes on: what is written stays as it is.
 
@@ -211,7 +199,7 @@ def _write_beside(folder: Path, options: PreEncodeOptions, encoder: LatentEncode
 
 def _encode_all(
     work: Work, encoder: LatentEncoder, writer: StoreWriter, cache: ConditionCache, options: PreEncodeOptions, rate: int,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[ItemsProgress], None] | None,
 ) -> int:  # fmt: skip
     """Encode all groups of this process that are not done; returns how many items were written."""
     done = writer.done
@@ -241,7 +229,7 @@ def _encode_all(
         new += len(missing)
         samples += sum(loaded.audio.shape[-1] for loaded in missing if loaded.audio is not None)
         if on_progress is not None and missing:
-            on_progress(Progress(finished + new, total, new, samples / rate, time.monotonic() - started))
+            on_progress(ItemsProgress(finished + new, total, new, time.monotonic() - started, samples / rate))
     return written
 
 

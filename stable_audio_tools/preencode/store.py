@@ -23,6 +23,7 @@ from torch import Tensor
 from stable_audio_tools.checkpoint import atomic_path
 from stable_audio_tools.data.latent_file import TENSOR, real_frames
 from stable_audio_tools.data.latent_store import read_journal
+from stable_audio_tools.data.shards.prompts import stored
 from stable_audio_tools.data.store_facts import JOURNAL
 
 Format = Literal["npy", "safetensors", "wds"]
@@ -162,8 +163,9 @@ class StoreWriter:
             self._waiting.pop(0).result()
 
     def _write(self, name: str, latents: Tensor, metadata: dict[str, Any], entry: dict[str, Any]) -> None:
-        text = (json.dumps(metadata, ensure_ascii=False) + "\n").encode()
-        if self.format == "wds":
+        is_sample = self.format == "wds"
+        text = (json.dumps(stored(metadata) if is_sample else metadata, ensure_ascii=False) + "\n").encode()
+        if is_sample:
             self._shard += [(f"{name}.npy", _npy(latents), {}), (f"{name}.json", text, entry)]
             return
         target = self.done.halves.get(entry["item"], self.folder / f"{name}.{self.format}")

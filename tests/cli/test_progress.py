@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stable_audio_tools.cli import progress
-from stable_audio_tools.cli.progress import ProgressLine, progress_text
-from stable_audio_tools.data.progress import Progress
+from stable_audio_tools.cli.progress import ProgressLine
+from stable_audio_tools.data.progress import FilesProgress
 
 
 @pytest.fixture
@@ -55,5 +55,6 @@ def test_a_short_command_says_nothing_in_a_log_or_only_its_end(clock: list[float
 
 
 def test_progress_says_how_far_how_fast_and_how_long() -> None:
-    text = progress_text(Progress(num_done=150, num_files=1000, num_read=50, num_bytes=500_000_000, seconds=10.0))
-    assert text == "150 of 1000 files, 5 files/s, 50 MB/s, 2:50 left"
+    progress = FilesProgress(num_done=150, num_files=1000, num_read=50, num_bytes=500_000_000, seconds=10.0)
+    assert str(progress) == "150 of 1000 files, 5 files/s, 50 MB/s, 0:02:50 left"
+    assert str(FilesProgress(1, 36_001, 1, 1.0, 0)).endswith(", 10:00:00 left")

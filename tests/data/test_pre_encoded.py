@@ -200,6 +200,12 @@ def test_a_list_of_files(write_store, tmp_path):
     assert len(dataset(folder, entry={"filelist_path": str(tmp_path / "list.txt")})) == 2
     (folder / "filelist.txt").write_text("0/0000000000001.npy\n")
     assert dataset(folder)[0][1]["prompt"] == "item 1"
+    (folder / "filelist.txt").write_text("0/0000000000001.npy\n0/0000000000000.npy\n./0/0000000000001.npy\n")
+    assert [item[1]["prompt"] for item in map(dataset(folder).__getitem__, range(2))] == ["item 1", "item 0"]
+    assert len(dataset(folder)) == 2, "each once"
+    (folder / "filelist.txt").write_text(f"../{folder.name}/0/0000000000001.npy\n")
+    with pytest.raises(DataError, match=r"filelist\.txt: '\.\..*npy' is not below the dataset's folder; paths in it are rel"):
+        dataset(folder)
     for text, message in (("odd.npy", r"names 1 of 1 files that do not exist \(.*odd\.npy\); its lines are paths"), ("", "names no files")):
         (folder / "filelist.txt").write_text(text)
         with pytest.raises(DataError, match=rf"filelist\.txt: {message}"):

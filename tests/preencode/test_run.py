@@ -167,10 +167,11 @@ def test_a_limit_and_going_on_without_it(encode):
 def test_progress_has_a_rate_and_the_time_left(encode):
     seen = []
     encode(on_progress=seen.append)
-    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen) and seen[-1].done == seen[-1].total == 10
+    assert [progress.num_done for progress in seen] == sorted(progress.num_done for progress in seen)
+    assert seen[-1].num_done == seen[-1].num_files == 10
     assert seen[-1].audio_seconds == pytest.approx(sum(min(seconds, 0.512) for seconds in SECONDS), abs=0.01)
     assert str(seen[-1]).startswith("10/10 items, ") and str(seen[-1]).endswith(" x real time, 0:00:00 left")
-    assert str(type(seen[0])(1, 4, 1, 10.0, 2.0)) == "1/4 items, 5 x real time, 0:00:06 left"
+    assert str(type(seen[0])(1, 4, 1, 2.0, 10.0)) == "1/4 items, 5 x real time, 0:00:06 left"
 
 
 def test_a_diffusion_model_lends_its_autoencoder_and_the_scale_is_left_out(encode, write_model, tiny_diffusion, vae, sounds):
@@ -304,3 +305,13 @@ def test_an_output_path_that_is_a_file_or_holds_something_else(encode, tmp_path)
     (tmp_path / "old" / "0").mkdir(parents=True)
     with pytest.raises(DataError, match=r"old: holds 0 but no card\.json; give an empty folder as --output-path$"):
         encode("old")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "b.safetensors", "silence.npy", "train/a.npy"])
+def test_latents_of_another_program_are_not_mixed_with_new_ones(encode, tmp_path, name):
+    file = tmp_path / "theirs" / name
+    file.parent.mkdir(parents=True)
+    file.touch()
+    named = re.escape(name.split("/")[0])
+    with pytest.raises(DataError, match=rf"theirs: holds {named} but no card\.json; give an empty folder as --output-path$"):
+        encode("theirs")

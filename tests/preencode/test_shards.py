@@ -67,6 +67,15 @@ def test_shards_of_pre_encoding_are_what_its_folders_are(encode, stored):
         assert_equal(folder_of(folder, sample=False), shards_of(shards, sample=False))
 
 
+def test_what_is_said_of_all_is_found_above_several_folders(encode):
+    store = encode(format="wds").folder
+    (store / "1").mkdir()
+    (store / "0" / "000000002.tar").rename(store / "1" / "000000002.tar")
+    data = shards_of(f"{store}/{{0/000000000,0/000000001,1/000000002}}.tar")
+    assert len(data) == 10 and [facts.card["format"] for facts in data.files.stores] == ["wds"]
+    assert data.files.stores[0].silence is not None
+
+
 @pytest.mark.parametrize("stored", [{}, {"store": "mean-scale", "pad": False}, {"format": "safetensors", "dtype": "bf16"}])
 def test_packed_shards_are_what_the_folder_is(encode, stored, tmp_path):
     folder = encode("folder", **stored).folder
@@ -75,6 +84,17 @@ def test_packed_shards_are_what_the_folder_is(encode, stored, tmp_path):
         assert_equal(folder_of(folder, **options), shards_of(tmp_path / "packed", **options))
     with pytest.raises(DataError, match=r'packed: holds WebDataset shards; use "dataset_type": "wds" with "pre_encoded": true$'):
         folder_of(tmp_path / "packed")
+
+
+def test_the_prompt_of_latents_stays_their_prompt_beside_a_text(encode, sounds, tmp_path):
+    (tmp_path / "module.py").write_text("def get_custom_metadata(info, audio):\n    return {'text': 'odd'}\n")
+    data = {"dataset_type": "audio_dir", "random_crop": False}
+    data["datasets"] = [{"id": "a", "path": str(sounds), "custom_metadata_module": str(tmp_path / "module.py")}]
+    folder, shards = (encode(name, format=name, dataset_config=data).folder for name in ("npy", "wds"))
+    assert folder_of(folder)[0][1]["prompt"] == "noise 0" and folder_of(folder)[0][1]["text"] == "odd"
+    pack(folder, str(tmp_path / "packed"))
+    for path in (shards, tmp_path / "packed"):
+        assert_equal(folder_of(folder), shards_of(path))
 
 
 def test_mean_and_scale_in_shards_are_drawn_anew_each_pass_as_in_folders(encode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -195,16 +196,22 @@ def shards(
     level, kept = silence_threshold
     dataset: AudioShards | LatentShards
     if pre_encoded:
+        _say_what_is_unused(
+            {"remove_silence": remove_silence, "silence_threshold": silence_threshold, "max_silence_duration": max_silence_duration,
+             "silence_threshold_db": silence_threshold_db, "volume_norm": volume_norm, "volume_norm_param": volume_norm_param},
+            "latents, which are what was encoded",
+        )  # fmt: skip
         options = LatentOptions(
             latent_crop_length, random_crop, length_buckets or (), sample, cached_conditions or (), min_length_sec, max_length_sec,
             max_unreadable_share,
         )  # fmt: skip
         dataset = LatentShards(ShardLatents(sources, keep_broken=keep_broken), options, sample_rate)
     else:
-        for key, value in (("latent_crop_length", latent_crop_length), ("cached_conditions", cached_conditions),
-                           ("min_length_sec", min_length_sec), ("max_length_sec", max_length_sec)):  # fmt: skip
-            if value is not None:
-                logger.warning('%s has no effect on shards of audio; is "pre_encoded": true missing?', key)
+        _say_what_is_unused(
+            {"latent_crop_length": latent_crop_length, "cached_conditions": cached_conditions, "min_length_sec": min_length_sec,
+             "max_length_sec": max_length_sec, "sample": sample},
+            'audio; is "pre_encoded": true missing?',
+        )  # fmt: skip
         dataset = AudioShards(
             ShardFiles(sources, AUDIO_EXTENSIONS, keep_broken=keep_broken),
             {"level": level, "kept_seconds": kept, "max_seconds": max_silence_duration} if remove_silence else None,
@@ -221,6 +228,14 @@ def shards(
         )
     dataset.read_in_order(epoch_steps=epoch_steps if resampled_shards else None, shuffle_buffer=shuffle_buffer)
     return dataset
+
+
+def _say_what_is_unused(given: Mapping[str, Any], where: str) -> None:
+    """Warn of keys that were written and say something, but nothing to these shards."""
+    parameters = inspect.signature(shards).parameters
+    for key, value in given.items():
+        if value is not None and (tuple(value) if isinstance(value, list) else value) != parameters[key].default:
+            logger.warning("%s has no effect on shards of %s", key, where)
 
 
 def shard_source(entry: ShardEntry, base_dir: Path | None) -> ShardSource:

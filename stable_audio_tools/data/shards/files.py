@@ -17,6 +17,7 @@ from stable_audio_tools.data.lengths import SaidLengths
 from stable_audio_tools.data.metadata import RESERVED, CustomMetadata
 from stable_audio_tools.data.names import Names
 from stable_audio_tools.data.shards.listing import index_shards, list_shards, read_lengths
+from stable_audio_tools.data.shards.prompts import settled
 from stable_audio_tools.data.shards.reader import Shard, ShardReader
 from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.data.shards.tars import Member, Sample
@@ -76,16 +77,11 @@ class ShardFile(NamedTuple):
         Raises:
             AudioError: If that cannot be read.
         """
-        metadata: dict[str, Any] = {} if self.source.caption is None else {"prompt": self.source.caption}
+        prompt = self.source.caption
         if self.text is not None:
-            metadata["prompt"] = self.reader.read(self.shard, self.text).decode("utf-8", "replace").strip()
-        said = self.metadata()
-        metadata |= {key: value for key, value in said.items() if with_reserved or key not in RESERVED or key == "relpath"}
-        if "text" in said:
-            metadata["prompt"] = said["text"]
-        elif "caption" in said and "prompt" not in said:
-            metadata["prompt"] = said["caption"]
-        return {**metadata, "__key__": self.key, "__url__": self.shard.url}
+            prompt = self.reader.read(self.shard, self.text).decode("utf-8", "replace").strip()
+        said = {key: value for key, value in self.metadata().items() if with_reserved or key not in RESERVED or key == "relpath"}
+        return {**settled(said, prompt), "__key__": self.key, "__url__": self.shard.url}
 
     def metadata(self) -> dict[str, Any]:
         """Its JSON.

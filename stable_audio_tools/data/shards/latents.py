@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, UnreadableError
 from stable_audio_tools.data.metadata import CustomMetadata
 from stable_audio_tools.data.shards.files import ShardFile, ShardFiles, ShardSource
+from stable_audio_tools.data.shards.listing import expand_braces
 from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.data.store_facts import CARD, DETAILS, StoreFacts
 
@@ -67,7 +68,8 @@ class ShardLatents(ShardFiles):
 def facts_beside(source: ShardSource) -> StoreFacts:
     """What lies beside the shards of a source; above a folder that is called by a number, as ``sat pre-encode`` has one of each process."""
     storage = source.storage
-    link = storage.link(storage.path(source.url)).rstrip("/")
+    url = expand_braces(source.url)[0] if source.url.endswith(".tar") else source.url
+    link = storage.link(storage.path(url)).rstrip("/")
     folder = link.rsplit("/", 1)[0] if link.endswith((".tar", ".json")) else link
     above, _, name = folder.rpartition("/")
     if name.isdigit() and all(storage.read_whole(f"{folder}/{fact}") is None for fact in (CARD, DETAILS)):

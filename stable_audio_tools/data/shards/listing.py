@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from stable_audio_tools.data.files import NUM_READERS
 from stable_audio_tools.data.shards.reader import Shard, Span
 from stable_audio_tools.data.shards.storage import Storage
 from stable_audio_tools.data.shards.tars import INDEX_SUFFIX, LENGTHS_SUFFIX, Index, format_index, parse_index, scan
@@ -22,7 +23,6 @@ from stable_audio_tools.errors import DataError
 
 logger = logging.getLogger(__name__)
 MANIFEST = "index.json"  # in the form of the package webdataset: {"shardlist": [{"url", "nsamples", "filesize"}]}
-NUM_READERS = 16  # threads: reading headers from afar is waiting for them
 _HEADER_BUFFER = 1 << 16
 
 

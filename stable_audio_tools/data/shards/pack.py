@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import random
@@ -16,20 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from stable_audio_tools.data.files import refuse_no_folder
-from stable_audio_tools.data.progress import Progress
+from stable_audio_tools.data.latent_file import UnreadableError
+from stable_audio_tools.data.progress import FilesProgress
 from stable_audio_tools.data.shards.listing import MANIFEST, manifest_text
+from stable_audio_tools.data.shards.packed import begin, finish, remove
 from stable_audio_tools.data.shards.sources import AudioSource, Content, LatentSource
 from stable_audio_tools.data.shards.storage import Storage
-from stable_audio_tools.data.shards.tars import INDEX_SUFFIX, LENGTHS_SUFFIX, format_index, parse_index, scan
+from stable_audio_tools.data.shards.tars import scan
 from stable_audio_tools.errors import AudioError, DataError
 
 logger = logging.getLogger(__name__)
-PLAN = "pack.json"  # what an unfinished folder of shards is being made of
 
 
 class PackSource(Protocol):
@@ -39,7 +40,7 @@ class PackSource(Protocol):
     paths: Sequence[Path]
 
     def content(self, path: Path) -> Content | None:
-        """What a sample of the file holds; None leaves the file out."""
+        """What a sample of the file holds; None leaves the file out. Raises AudioError or UnreadableError if it cannot be read."""
         ...
 
     def extras(self) -> dict[str, Path]:
@@ -93,7 +94,7 @@ class _Shard(NamedTuple):
 
 
 def pack(
-    folder: Path, out: str, options: PackOptions | None = None, *, on_progress: Callable[[Progress], None] | None = None
+    folder: Path, out: str, options: PackOptions | None = None, *, on_progress: Callable[[FilesProgress], None] | None = None
 ) -> PackResult:
     """Write shards of a folder. A run that was interrupted goes on where it was: finished shards stay, and nothing is half-written.
 
@@ -101,7 +102,7 @@ def pack(
         folder: A folder of audio files, or one that ``sat pre-encode`` wrote.
         out: A folder, or a URL of one.
         options: How to pack.
-        on_progress: Called after every file, by one thread at a time.
+        on_progress: Called after every file, by one thread at a time; after the last one of a shard when that is in its place.
 
     Raises:
         DataError: If there is nothing to pack, no file can be used, or ``out`` holds something else.
@@ -113,7 +114,8 @@ def pack(
     fingerprint = _fingerprint(source, options)
     storage = Storage(out, options.storage_options)
     root = storage.link(storage.path(out)).rstrip("/")
-    done = _begin(storage, root, fingerprint, len(shards))
+    found = begin(storage, root, fingerprint, len(shards))
+    done = {name: shard.entry for name, shard in found.items() if not _has_mended(source, shard.skipped)}
     num_kept = len(done)
     if done:
         logger.info("%s: %d of %d shards are there already", out, len(done), len(shards))
@@ -127,6 +129,7 @@ def pack(
             entries = list(writers.map(write, shards))
         num_samples = sum(entry["nsamples"] for entry in entries)
         if not num_samples:
+            remove(storage, root, [shard.name for shard in shards])
             raise DataError(f"{folder}: none of its {len(source.paths)} files can be used, as the messages above say; nothing is packed")
         for name, file in source.extras().items():
             copy = Path(scratch) / "copy"
@@ -141,12 +144,12 @@ def _source(folder: Path, options: PackOptions) -> PackSource:
     refuse_no_folder(folder, "expected a folder of audio files, or of latents")
     if not LatentSource.is_one(folder):
         return AudioSource(folder, options.caption, options.captions_file, options.custom_metadata_module, options.filelist_path)
-    if options.caption or options.captions_file or options.custom_metadata_module or options.filelist_path:
+    if options.caption or options.captions_file or options.custom_metadata_module:
         raise DataError(
-            f"{folder}: holds pre-encoded latents, whose metadata is in their .json files; captions, metadata modules and lists of files "
-            "are for folders of audio"
+            f"{folder}: holds pre-encoded latents, whose metadata is in their .json files; captions and metadata modules are for folders "
+            "of audio"
         )
-    return LatentSource(folder)
+    return LatentSource(folder, options.filelist_path)
 
 
 def _plan(source: PackSource, options: PackOptions) -> list[_Shard]:
@@ -201,7 +204,7 @@ def _state(path: Path) -> tuple[int, int]:
 class _Counter:
     """Counts the files that several threads pack."""
 
-    def __init__(self, shards: Sequence[_Shard], done: Mapping[str, Any], on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, shards: Sequence[_Shard], done: Mapping[str, Any], on_progress: Callable[[FilesProgress], None] | None) -> None:
         self._num_files = sum(len(shard.files) for shard in shards)
         self._num_kept = sum(len(shard.files) for shard in shards if shard.name in done)
         self._num_read = self._num_bytes = 0
@@ -217,73 +220,41 @@ class _Counter:
             self._num_read += 1
             self._num_bytes += _state(path)[0]
             num_done, seconds = self._num_kept + self._num_read, time.monotonic() - self._started
-            self._on_progress(Progress(num_done, self._num_files, self._num_read, self._num_bytes, seconds))
+            self._on_progress(FilesProgress(num_done, self._num_files, self._num_read, seconds, self._num_bytes))
 
 
-def _begin(storage: Storage, root: str, fingerprint: str, num_shards: int) -> dict[str, dict[str, Any]]:
-    """The shards that are there already, if they are of the same files; else make sure that there are none."""
-    if storage.is_local:
-        if os.path.isfile(root):
-            raise DataError(f"{root}: is a file; give a folder for the shards")
-        os.makedirs(root, exist_ok=True)
-        for scratch in Path(root).glob(".packing-*"):  # of a run that was killed
-            shutil.rmtree(scratch, ignore_errors=True)
-    found = storage.find(root)
-    plan = storage.read_whole(f"{root}/{PLAN}")
-    if plan is None:
-        if any(link.endswith(".tar") for link in found):
-            raise DataError(f"{root}: holds shards that were not packed here; give an empty folder")
-        text = json.dumps({"fingerprint": fingerprint, "num_shards": num_shards}) + "\n"
-        storage.write(f"{root}/{PLAN}", text.encode())
-        return {}
-    if json.loads(plan).get("fingerprint") != fingerprint:
-        raise DataError(
-            f"{root}: holds shards of other files, or packed with other options (or the files have changed since); empty it, or give "
-            "another folder"
-        )
-    return {entry["url"]: entry for link in found if (entry := _finished(storage, link, found)) is not None}
-
-
-def _finished(storage: Storage, link: str, found: Mapping[str, int]) -> dict[str, Any] | None:
-    """The manifest's entry of a shard whose index is there too: that is written after it."""
-    index_link = f"{link.removesuffix('.tar')}{INDEX_SUFFIX}"
-    if not link.endswith(".tar") or index_link not in found:
-        return None
-    text = storage.read_whole(index_link)
-    index = parse_index(text.decode(), found[link]) if text is not None else None
-    return None if index is None else _entry(link.rsplit("/", 1)[-1], len(index.samples), found[link])
-
-
-def _entry(name: str, num_samples: int, size: int) -> dict[str, Any]:
-    return {"url": name, "nsamples": num_samples, "filesize": size}
+def _has_mended(source: PackSource, skipped: Sequence[str]) -> bool:
+    """Whether one of the files that could not be read can be read now, as after a failure of a disk or a network."""
+    for name in skipped:
+        with suppress(AudioError, UnreadableError):
+            if source.content(source.folder / name) is not None:
+                return True
+    return False
 
 
 def _write(shard: _Shard, source: PackSource, storage: Storage, root: str, counter: _Counter, scratch: Path) -> dict[str, Any]:
     file = scratch / shard.name
-    lengths: list[str] = []
+    journal: list[dict[str, Any]] = []
     with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
-        for key, path in shard.files:
-            counter.add(path)
+        for number, (key, path) in enumerate(shard.files):
+            if number:
+                counter.add(shard.files[number - 1][1])
             try:
                 content = source.content(path)
-            except AudioError as error:
+            except (AudioError, UnreadableError) as error:
                 logger.warning("left out: %s", error)
+                journal.append({"path": path.relative_to(source.folder).as_posix(), "skipped": str(error)})
                 continue
             if content is None:
                 continue
-            lengths.append(json.dumps({"id": key, **content.length}) + "\n")
+            journal.append({"id": key, **content.length})
             for ext, member in content.members.items():
                 _add(tar, f"{key}.{ext}", member)
-    size = file.stat().st_size
     with open(file, "rb") as opened:
-        samples = scan(opened, size, shard.name).samples
-    text = format_index(samples)
-    assert text is not None  # keys have no line breaks
-    stem = shard.name.removesuffix(".tar")
-    storage.put(str(file), f"{root}/{shard.name}")
-    storage.write(f"{root}/{stem}{LENGTHS_SUFFIX}", "".join(lengths).encode())
-    storage.write(f"{root}/{stem}{INDEX_SUFFIX}", text.encode())  # the last: with it, a shard is finished
-    return _entry(shard.name, len(samples), size)
+        samples = scan(opened, file.stat().st_size, shard.name).samples
+    entry = finish(storage, root, file, samples, journal)
+    counter.add(shard.files[-1][1])
+    return entry
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from stable_audio_tools.audio import load, probe
 from stable_audio_tools.data.files import filelist_of, find_audio_files, find_audio_names, read_filelist
-from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, decode_latents, decode_object, real_frames
-from stable_audio_tools.data.latent_store import find_latents
+from stable_audio_tools.data.latent_file import LATENT_SUFFIXES, decode_latents, metadata_beside, real_frames
+from stable_audio_tools.data.latent_store import find_latents, listed_latents
 from stable_audio_tools.data.metadata import Captions, MetadataModule
+from stable_audio_tools.data.shards.prompts import stored
 from stable_audio_tools.data.store_facts import CARD, CONDITIONS, DETAILS, SILENCE
 from stable_audio_tools.errors import DataError
 
@@ -95,7 +96,7 @@ def _as_json(path: Path, metadata: dict[str, Any]) -> bytes:
                 f"{path}: metadata {key!r} is {type(value).__name__}, which JSON cannot hold ({error}); let the metadata module run in "
                 "training instead, as custom_metadata_module of the dataset"
             ) from error
-    return json.dumps(metadata, ensure_ascii=False).encode()
+    return json.dumps(stored(metadata), ensure_ascii=False).encode()
 
 
 class LatentSource:
@@ -103,14 +104,15 @@ class LatentSource:
 
     Args:
         folder: The folder.
+        filelist: A list of the files to use, relative to the folder; None is ``filelist.txt`` in it, or all files.
 
     Raises:
-        DataError: If latents have no metadata beside them.
+        DataError: If latents have no metadata beside them, or the list names files that are not there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, filelist: Path | None = None) -> None:
         self.folder = folder
-        self.paths: Sequence[Path] = find_latents(folder)
+        self.paths: Sequence[Path] = listed_latents(folder, filelist) or find_latents(folder)
         lacking = [path for path in self.paths if not path.with_suffix(".json").is_file()]
         if lacking:
             raise DataError(f"{lacking[0].with_suffix('.json')}: no such file; {len(lacking)} of {len(self.paths)} latents have none")
@@ -127,13 +129,15 @@ class LatentSource:
         """Both files.
 
         Raises:
-            DataError: If they do not hold what they should.
+            UnreadableError: If they cannot be read, or do not hold what they should.
         """
-        beside = path.with_suffix(".json")
-        latents, metadata = decode_latents(path, str(path)), decode_object(beside.read_bytes(), str(beside))
+        latents, metadata = decode_latents(path, str(path)), metadata_beside(path)
         length = {"frames": real_frames(metadata.get("padding_mask")) or latents.shape[-1]}
         length |= {key: metadata[key] for key in ("seconds_total",) if key in metadata}
-        return Content({path.suffix[1:]: path, "json": beside}, length)
+        kept = stored(metadata)
+        return Content(
+            {path.suffix[1:]: path, "json": path.with_suffix(".json") if kept == metadata else json.dumps(kept).encode()}, length
+        )
 
     def extras(self) -> dict[str, Path]:
         """What is said of all latents: the card, the latents of silence, cached texts."""

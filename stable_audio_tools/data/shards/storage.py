@@ -164,6 +164,14 @@ class Storage:
             self.retry(url, lambda: self.fs.put_file(file, self.path(url)))
             os.unlink(file)
 
+    def remove(self, url: str) -> None:
+        """Remove a file.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        self.retry(url, lambda: self.fs.rm_file(self.path(url)))
+
     def retry(self, url: str, ask: Callable[[], Result]) -> Result:
         """Ask until there is an answer, a refusal, or no hope.
 

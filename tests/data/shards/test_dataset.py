@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save
 
 from stable_audio_tools.audio import load, normalized_crop
 from stable_audio_tools.config.check import check_dataset_config
@@ -208,9 +209,21 @@ def test_latents_are_chosen_by_length_and_by_a_module(latents, tmp_path):
     assert "2 of" not in loader.dataset.summary() and "rejected" in loader.dataset.summary()
 
 
+def test_keys_of_audio_that_latents_have_no_use_for_are_said(tmp_path, write_tar, caplog):
+    write_tar(tmp_path / "l" / "0.tar", {"a.safetensors": save({"latents": torch.zeros(4, 6)}), "a.json": b"{}"})
+    loader_of(tmp_path / "l", batch=1, pre_encoded=True, silence_threshold=[0.01, 0.5], silence_threshold_db=None)
+    assert "has no effect" not in caplog.text
+    loader_of(tmp_path / "l", batch=1, pre_encoded=True, volume_norm=True, remove_silence=True, silence_threshold_db=-50)
+    for key in ("volume_norm", "remove_silence", "silence_threshold_db"):
+        assert f"{key} has no effect on shards of latents, which are what was encoded" in caplog.text
+    assert caplog.text.count("has no effect") == 3
+
+
 def test_keys_of_latents_that_audio_has_no_use_for_are_said(shards, caplog):
-    loader_of(shards, latent_crop_length=4, min_length_sec=1)
-    for key in ("latent_crop_length", "min_length_sec"):
+    loader_of(shards)
+    assert "has no effect" not in caplog.text
+    loader_of(shards, latent_crop_length=4, min_length_sec=1, sample=False)
+    for key in ("latent_crop_length", "min_length_sec", "sample"):
         assert f'{key} has no effect on shards of audio; is "pre_encoded": true missing?' in caplog.text
 
 

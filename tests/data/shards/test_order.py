@@ -278,8 +278,12 @@ def test_batches_of_all_lengths_are_mixed_and_passes_differ():
 
 
 def test_without_shuffling_every_pass_is_the_same():
-    sampler = Split(Lengthy(), world=1, rank=0, batch_size=4, num_workers=2, shuffle=False, seed=1)
+    data = Lengthy([50], window=20)
+    sampler = Split(data, world=1, rank=0, batch_size=4, num_workers=2, shuffle=False, seed=1)
     assert list(sampler) == list(sampler)
+    for first in range(0, 48, 20):
+        stretch = [key.index for key in sampler][first : min(first + 20, 48)]
+        assert stretch == sorted(range(first, min(first + 20, 48)), key=lambda index: data.bucket_lengths[index]), "in order, but by length"
 
 
 def test_samples_stay_near_where_they_are():

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.dataset import create_dataloader_from_config, create_dataset_from_config
 from stable_audio_tools.data.shards import pack as pack_module
 from stable_audio_tools.data.shards.pack import PackOptions, pack
-from stable_audio_tools.errors import DataError
+from stable_audio_tools.data.shards.sources import AudioSource
+from stable_audio_tools.data.shards.storage import Storage
+from stable_audio_tools.data.shards.tars import format_index
+from stable_audio_tools.errors import AudioError, DataError
 
 SMALL = PackOptions(shard_bytes=30_000, num_jobs=2)  # three files of 8 kB each
 
@@ -61,6 +64,16 @@ def test_what_is_packed_is_what_the_folder_holds(folder, tmp_path):
         assert item.equal(audio[0])
         kept = {key: value for key, value in info.items() if key not in ("path", "load_time", "padding_mask")}
         assert {key: extra[key] for key in kept} == kept, "captions and sidecar files have become the sample's metadata"
+
+
+def test_the_prompt_of_a_file_stays_its_prompt_beside_a_text(folder, tmp_path, write_tar, wav):
+    """In shards of other programs, a text is the prompt."""
+    (folder / "captions.csv").write_text("path,caption,text\n" + "".join(f"{number:02}.wav,drums,odd\n" for number in range(10)))
+    pack(folder, str(tmp_path / "out"), SMALL)
+    _, info = samples(tmp_path / "out")["01.wav"]
+    assert (info["prompt"], info["text"]) == ("drums", "odd") and not any("own" in key for key in info)
+    write_tar(tmp_path / "foreign" / "0.tar", {"a.wav": wav(), "a.json": b'{"prompt": "drums", "text": "odd"}'})
+    assert samples(tmp_path / "foreign")["a.wav"][1]["prompt"] == "odd"
 
 
 def test_the_shards_are_plain_webdataset_shards(folder, tmp_path):
@@ -144,13 +157,45 @@ def test_a_metadata_module_is_asked_and_unreadable_files_stay_out(folder, tmp_pa
         pack(folder, str(tmp_path / "other"), PackOptions(custom_metadata_module=module))
 
 
-def test_latents_are_packed_with_what_belongs_to_all_of_them(tmp_path):
-    for number in range(6):
-        file = tmp_path / "latents" / str(number % 2) / f"{number:012}.npy"
+def write_latents(folder, count=6):
+    for number in range(count):
+        file = folder / str(number % 2) / f"{number:012}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, np.full((4, 6), number, dtype=np.float32))
         metadata = {"prompt": f"{number}", "padding_mask": [1] * 6, "seconds_total": 1}
         file.with_suffix(".json").write_text(json.dumps(metadata))
+    return folder
+
+
+def test_latents_that_cannot_be_read_are_left_out_and_named(tmp_path, caplog):
+    folder = write_latents(tmp_path / "latents")
+    (folder / "0" / "000000000000.npy").write_bytes(b"odd")
+    (folder / "1" / "000000000001.json").write_text("[]")
+    (folder / "0" / "000000000002.json").write_text("{")
+    result = pack(folder, str(tmp_path / "out"), PackOptions(shard_samples=2))
+    assert (result.num_samples, result.num_left_out) == (3, 3)
+    for message in ("0000.npy: cannot be read as latents", "0001.json: holds list, not an object", "0002.json: not valid JSON"):
+        assert caplog.text.count(message) == 1, message
+
+
+def test_only_the_latents_of_a_list_are_packed(tmp_path):
+    folder = write_latents(tmp_path / "latents")
+    (folder / "filelist.txt").write_text("0/000000000002.npy\n1/000000000003.npy\n0/000000000002.npy\n")
+    (tmp_path / "mine.txt").write_text("1/000000000005.npy\n")
+    for name, options, chosen in (("out", PackOptions(), {"2", "3"}), ("other", PackOptions(filelist_path=tmp_path / "mine.txt"), {"5"})):
+        assert pack(folder, str(tmp_path / name), options).num_samples == len(chosen)
+        config = {"dataset_type": "wds", "datasets": [{"id": "a", "path": str(tmp_path / name)}], "pre_encoded": True}
+        dataset = create_dataset_from_config(config, 4000, 8000, 1)
+        assert {dataset[index][1]["prompt"] for index in range(len(chosen))} == chosen, "as a dataset of the folder has it"
+    (tmp_path / "mine.txt").write_text("gone.npy\n")
+    with pytest.raises(
+        DataError, match=r"mine\.txt: names 1 of 1 files that do not exist \(.*gone\.npy\); its lines are paths relative to"
+    ):
+        pack(folder, str(tmp_path / "third"), PackOptions(filelist_path=tmp_path / "mine.txt"))
+
+
+def test_latents_are_packed_with_what_belongs_to_all_of_them(tmp_path):
+    write_latents(tmp_path / "latents")
     np.save(tmp_path / "latents" / "silence.npy", np.full((1, 4, 8), -1, dtype=np.float32))
     (tmp_path / "latents" / "details.json").write_text("{}")
     out = tmp_path / "out"
@@ -187,6 +232,17 @@ def test_progress_counts_files_and_bytes(folder, tmp_path):
     assert not told, "nothing is left to do"
 
 
+def test_a_file_counts_when_it_is_packed_and_the_last_of_a_shard_when_that_is_there(folder, tmp_path, monkeypatch):
+    packed, told, real = [], [], AudioSource.content
+    monkeypatch.setattr(AudioSource, "content", lambda source, path: (packed.append(path), real(source, path))[1])
+
+    def tell(progress):
+        told.append((progress.num_done, len(packed), len(list((tmp_path / "out").glob("*.idx")))))
+
+    pack(folder, str(tmp_path / "out"), PackOptions(shard_samples=4, num_jobs=1), on_progress=tell)
+    assert told[:5] == [(1, 1, 0), (2, 2, 0), (3, 3, 0), (4, 4, 1), (5, 5, 1)] and told[-1] == (12, 12, 3)
+
+
 def test_a_link_to_nowhere_is_left_out(folder, tmp_path, caplog):
     (folder / "link.wav").symlink_to(folder / "nowhere.wav")
     assert pack(folder, str(tmp_path / "out"), SMALL).num_left_out == 1 and "link.wav" in caplog.text
@@ -198,6 +254,65 @@ def test_if_nothing_can_be_used_that_is_an_error(tmp_path, shared):
         shutil.copy(shared / "data/bad-audio" / name, tmp_path / "bad")
     with pytest.raises(DataError, match=r"bad: none of its 2 files can be used, as the messages above say; nothing is packed"):
         pack(tmp_path / "bad", str(tmp_path / "out"))
+    assert not contents(tmp_path / "out")
+    with pytest.raises(DataError, match=r"none of its 2 files can be used"):
+        pack(tmp_path / "bad", "memory://bad")
+    assert not Storage("memory://bad").find("memory://bad")
+
+
+class _FlakyDisk:
+    """`AudioSource.content` while a disk fails."""
+
+    def __init__(self, monkeypatch):
+        self.failing, self.asked, real = set[str](), list[str](), AudioSource.content
+
+        def content(source, path):
+            self.asked.append(path.name)
+            if path.name in self.failing:
+                raise AudioError(f"{path}: cannot be read: Input/output error")
+            return real(source, path)
+
+        monkeypatch.setattr(AudioSource, "content", content)
+
+
+def test_what_failed_for_a_moment_is_packed_by_the_next_run(folder, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    pack(folder, str(whole), SMALL)
+    disk = _FlakyDisk(monkeypatch)
+    disk.failing = {path.name for path in folder.rglob("*.wav")}
+    with pytest.raises(DataError, match=r"none of its 12 files can be used"):
+        pack(folder, str(tmp_path / "out"), SMALL)
+    disk.failing = {"02.wav", "05.wav"}
+    assert pack(folder, str(tmp_path / "out"), SMALL).num_left_out == 2, "that nothing could be packed is forgotten"
+    disk.asked.clear()
+    assert pack(folder, str(tmp_path / "out"), SMALL).num_kept == 4
+    assert sorted(disk.asked) == ["02.wav", "05.wav"], "only they are asked for again"
+    disk.failing = set()
+    result = pack(folder, str(tmp_path / "out"), SMALL)
+    assert 2 <= result.num_kept < 4 and result.num_left_out == 0
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_a_shard_without_samples_is_not_finished(folder, tmp_path):
+    """As runs left it that did not say which files they could not read."""
+    options = PackOptions(shard_samples=4)
+    pack(folder, str(tmp_path / "whole"), options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    with tarfile.open(tmp_path / "out" / "00001.tar", "w"):
+        pass
+    (tmp_path / "out" / "00001.idx").write_text(format_index([]))
+    (tmp_path / "out" / "00001.jsonl").write_text("")
+    assert pack(folder, str(tmp_path / "out"), options).num_kept == 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_shard_that_nothing_says_the_lengths_of_is_packed_again(folder, tmp_path):
+    options = PackOptions(shard_samples=4)
+    pack(folder, str(tmp_path / "out"), options)
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "00001.jsonl").unlink()
+    assert pack(folder, str(tmp_path / "out"), options).num_kept == 2
+    assert contents(tmp_path / "out") == before
 
 
 def test_nothing_to_pack_is_an_error(tmp_path):
