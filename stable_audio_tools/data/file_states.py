@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stable_audio_tools.audio import Measurement
@@ -73,6 +75,25 @@ class FileStates:
     def has_readable(self) -> bool:
         """Whether any file has not."""
         return bool((self.lengths != UNREADABLE).any())
+
+    def learn(self, indices: NDArray[np.int64], lengths: Sequence[int], errors: Mapping[int, AudioError | DataError]) -> None:
+        """Take what was found out of files before the first is used, as a manifest would say it.
+
+        Args:
+            indices: The files.
+            lengths: Of each; `UNREADABLE` of those that cannot be read.
+            errors: Why these cannot, by index.
+
+        Raises:
+            DataError: If more files than allowed are unreadable.
+        """
+        self.lengths[torch.from_numpy(indices)] = torch.tensor(lengths, dtype=torch.int64)
+        if not errors:
+            return
+        self._last = str([*errors.values()][-1])
+        self._check_share(self._last)
+        for error in errors.values():
+            logger.warning("skipped: %s", error)
 
     def meet(self, index: int, length: int, rate: int = 0) -> None:
         """Remember how long a file is, unless that is known.

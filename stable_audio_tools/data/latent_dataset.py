@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stable_audio_tools.data.buckets import BucketedDataset
-from stable_audio_tools.data.file_states import UNKNOWN, FileStates
+from stable_audio_tools.data.file_states import UNKNOWN, UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import KnownFiles
 from stable_audio_tools.data.latent_crop import crop_latents
 from stable_audio_tools.data.latent_file import LatentFile, UnreadableError, read_latents, real_length
@@ -141,24 +141,37 @@ class LatentDataset(BucketedDataset):
         files = self.files
         seconds, near = files.known("seconds_total", math.nan), files.near()
         unknown = np.flatnonzero(np.isnan(seconds) & near)
-        seconds[unknown] = self._of_all(lambda file: file.metadata().get("seconds_total", math.nan), unknown)
+        seconds[unknown], errors = self._of_all(lambda file: file.metadata().get("seconds_total", math.nan), unknown, math.nan)
         low, high = self.options.bounds
-        kept = ((low <= seconds) & (seconds <= high)) | (np.isnan(seconds) & ~near)
-        logger.info("%d of %d items last %g to %g s", kept.sum(), len(kept), low, high)
-        if not kept.any():
-            raise DataError(f"none of {len(kept)} items has a seconds_total of {low:g} to {high:g}; see min_ and max_length_sec")
-        files.keep(kept)
+        fits = ((low <= seconds) & (seconds <= high)) | (np.isnan(seconds) & ~near)
+        logger.info("%d of %d items last %g to %g s", fits.sum(), len(fits), low, high)
+        if not fits.any():
+            hint = f"; {len(errors)} cannot be read, first {next(iter(errors.values()))}" if errors else ""
+            raise DataError(f"none of {len(fits)} items has a seconds_total of {low:g} to {high:g}; see min_ and max_length_sec{hint}")
+        fits[[*errors]] = True  # to be counted and named like any other when they are met
+        files.keep(fits)
 
     def _real_lengths(self) -> list[int]:
-        """Frames of each item that are not padding."""
-        frames = self.files.known("num_frames", UNKNOWN).astype(np.int64)
-        unknown = np.flatnonzero(frames == UNKNOWN)
-        frames[unknown] = self._of_all(real_length, unknown)
-        return frames.tolist()
+        """Frames of each item that are not padding; 0 of those that cannot be read."""
+        unknown = np.flatnonzero(self.states.lengths.numpy() == UNKNOWN)
+        self.states.learn(unknown, *self._of_all(real_length, unknown, UNREADABLE))
+        return self.states.lengths.clamp(min=0).tolist()
 
-    def _of_all(self, ask: Callable[[LatentFile], Found], indices: Iterable[int]) -> list[Found]:
+    def _of_all(
+        self, ask: Callable[[LatentFile], Found], indices: NDArray[np.int64], otherwise: Found
+    ) -> tuple[list[Found], dict[int, AudioError | UnreadableError]]:
+        """What each of some items says, ``otherwise`` of those that cannot be read; and why these cannot."""
+        errors: dict[int, AudioError | UnreadableError] = {}
+
+        def answer(index: int) -> Found:
+            try:
+                return ask(self.files[index])
+            except (AudioError, UnreadableError) as error:
+                errors[index] = error
+                return otherwise
+
         with ThreadPoolExecutor(NUM_READERS) as readers:
-            return list(readers.map(lambda index: ask(self.files[int(index)]), indices))
+            return list(readers.map(answer, indices.tolist())), dict(sorted(errors.items()))
 
     def __len__(self) -> int:
         return len(self.files)

@@ -258,6 +258,38 @@ def test_a_run_stops_if_too_many_files_cannot_be_read(write_store):
         [strict[index] for index in range(8)]
 
 
+CHOSEN_BEFORE = [{"min_length_sec": 1}, {"length_buckets": [10, 30]}, {"max_length_sec": 99, "length_buckets": [10, 30]}]
+
+
+@pytest.mark.parametrize("options", CHOSEN_BEFORE)
+def test_a_file_that_cannot_be_read_does_not_keep_a_run_from_starting(write_store, options, caplog):
+    """Lengths are looked up before the first item is used, in all JSON files if there is no journal."""
+    folder = write_store([20, 7, 12, 9, 5])
+    beside = folder / "0" / "0000000000001.json"
+    beside.write_text(beside.read_text()[:30])
+    data = dataset(folder, **options)
+    items = [data[ItemKey(index, 0, 0, length=30)][1]["relpath"] for index in range(5)]
+    assert len(items) == 5 and "1.wav" not in items and data.num_unreadable == 1
+    assert caplog.text.count("skipped: ") == caplog.text.count(f"{beside}: not valid JSON") == 1
+
+
+def test_too_many_that_cannot_be_read_stop_a_run_before_it_starts(write_store):
+    folder = write_store([20, 7, 12, 9])
+    for index in (0, 2):
+        (folder / "0" / f"{index:013d}.json").write_text("[]")
+    message = r"2 of 4 files unreadable \(.*\); last: .*2\.json: holds list, not an object; more than 25% of 4 files cannot be decoded"
+    with pytest.raises(DataError, match=message):
+        dataset(folder, length_buckets=[30])
+    assert dataset(folder, length_buckets=[30], max_unreadable_share=0.5).bucket_lengths == [30] * 4
+
+
+def test_no_clip_of_that_length_among_those_that_can_be_read(write_store):
+    folder = write_store()
+    (folder / "0" / "0000000000001.json").write_text("[]")
+    with pytest.raises(DataError, match=r"^none of 3 items has a seconds_total of 50 to inf; .*; 1 cannot be read, first .*holds list"):
+        dataset(folder, min_length_sec=50)
+
+
 def test_the_class_takes_what_scripts_give(write_store):
     from stable_audio_tools.data.dataset import LocalDatasetConfig
 
