@@ -19,7 +19,7 @@ from torch import Tensor
 from stable_audio_tools.data.buckets import BucketedDataset
 from stable_audio_tools.data.file_states import UNKNOWN, UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import KnownFiles
-from stable_audio_tools.data.latent_crop import crop_latents
+from stable_audio_tools.data.latent_crop import crop_latents, mask_of
 from stable_audio_tools.data.latent_file import LatentFile, UnreadableError, read_latents, real_length
 from stable_audio_tools.data.replacing import Unusable
 from stable_audio_tools.data.store_facts import StoreFacts
@@ -180,6 +180,7 @@ class LatentDataset(BucketedDataset):
         file = self.files[index]
         try:
             latents, metadata = read_latents(file), file.metadata()
+            metadata["padding_mask"] = mask_of(latents, metadata, str(file.path))
         except (AudioError, UnreadableError) as error:
             self.states.condemn(index, error)
             return Unusable(str(error))

@@ -404,6 +404,18 @@ def test_masks_that_do_not_fit(write_store):
         dataset(folder)[0]
 
 
+@pytest.mark.parametrize("mask", [[1] * 19, ["one", "two"], [[1, 2], [3]], "all", {"a": 1}])
+@pytest.mark.parametrize("options", [{}, {"length_buckets": [30]}])
+def test_a_mask_that_does_not_fit_is_a_bad_file_like_any_other(write_store, mask, options, caplog):
+    folder = write_store([20, 12, 9, 5])
+    beside = folder / "0" / "0000000000002.json"
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "padding_mask": mask}))
+    data = dataset(folder, **options)
+    assert [data[ItemKey(index, 0, 0, length=30)][1]["relpath"] for index in (0, 1, 3)] == ["0.wav", "1.wav", "3.wav"]
+    assert data[ItemKey(2, 0, 0, length=30)][1]["relpath"] != "2.wav" and data.num_unreadable == 1
+    assert caplog.text.count("skipped: ") == 1
+
+
 def test_latents_of_another_shape(write_store):
     folder = write_store([20])
     np.save(folder / "0" / "0000000000000.npy", np.zeros((2, 3, 4, 5)))
