@@ -139,6 +139,7 @@ class SampleDataset(BucketedDataset):
         except AudioError as error:
             states.condemn(index, error)
             return Unusable(str(error))
+        states.meet(index)
         if decoded is None:
             states.silent[index] = True
             return Unusable(f"{file.path}: is silent")
@@ -228,7 +229,7 @@ class SampleDataset(BucketedDataset):
         states = self.states
         if int(states.lengths[index]) < 0:
             info = audio.probe()
-            states.meet(index, info.num_frames, info.sample_rate)
+            states.learn_length(index, info.num_frames, info.sample_rate)
         if (self.strip_silence or self.volume_norm) and int(states.audible[index]) < 0:
             states.note(index, measure(source))
         return self._known_samples(index)

@@ -184,7 +184,8 @@ class LatentDataset(BucketedDataset):
         except (AudioError, UnreadableError) as error:
             self.states.condemn(index, error)
             return Unusable(str(error))
-        self.states.meet(index, latents.shape[-1])
+        self.states.learn_length(index, latents.shape[-1])
+        self.states.meet(index)
         metadata["latent_filename"] = str(file.path)
         item = self._described(file, latents, metadata, rng, length)
         if isinstance(item, Unusable):
