@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -234,28 +233,31 @@ def _use_cached(metadata: dict[str, Any], name: str, file: LatentFile) -> None:
 
 
 def _refuse_mixtures(files: LatentFiles, sample_rate: int | None) -> None:
-    """Refuse stores whose items cannot share a batch, before training begins."""
-    for store in files.stores:
+    """Refuse stores whose items cannot share a batch, before training begins. Those of which no item is used have no say."""
+    used = [(number, store) for number, store in enumerate(files.stores) if len(files.of_store(number))]
+    for _, store in used:
         rate = store.card.get("sample_rate")
         if sample_rate is not None and rate is not None and rate != sample_rate:
             raise DataError(f"{store.place}: was encoded at {rate} Hz, but the model works at {sample_rate} Hz")
-    if len(files.stores) == 1:
+    if len(used) < 2:
         return
-    kinds: Counter[tuple[int, Any]] = Counter()
-    named: dict[tuple[int, Any], str] = {}
-    for number, store in enumerate(files.stores):
-        kind = (_channels(files, number), store.card.get("model", {}).get("hash"))
-        kinds[kind] += 1
-        named.setdefault(kind, store.place)
-    if len({kind[0] for kind in kinds}) > 1:
-        texts = ", ".join(f"{place} {kind[0]}" for kind, place in named.items())
+    widths: dict[int, str] = {}  # -> the first store of this width
+    models: dict[Any, str] = {}
+    for number, store in used:
+        width, model = _channels(files, number), store.card.get("model", {}).get("hash")
+        if width is not None:
+            widths.setdefault(width, store.place)
+        if model:
+            models.setdefault(model, store.place)
+    if len(widths) > 1:
+        texts = ", ".join(f"{place} {width}" for width, place in widths.items())
         raise DataError(f"the folders hold latents of different widths: {texts}; they were encoded by different models")
-    if len({kind[1] for kind in kinds if kind[1]}) > 1:
-        raise DataError(f"the folders were encoded by different models, by their card.json: {', '.join(named.values())}")
+    if len(models) > 1:
+        raise DataError(f"the folders were encoded by different models, by their card.json: {', '.join(models.values())}")
 
 
-def _channels(files: LatentFiles, number: int) -> int:
-    """Channels of a store's items, from its card or from the first that can be read; 0 if none can."""
+def _channels(files: LatentFiles, number: int) -> int | None:
+    """Channels of a store's items, from its card or from the first that can be read; None if none can."""
     card = files.stores[number].card
     width, is_pair = card.get("latent_channels"), card.get("store") == "mean-scale"
     for index in files.of_store(number) if not isinstance(width, int) else ():
@@ -263,4 +265,4 @@ def _channels(files: LatentFiles, number: int) -> int:
             width = read_latents(files[index]).shape[0]
             is_pair = files[index].metadata().get("stored", card.get("store")) == "mean-scale"
             break
-    return 0 if width is None else width // 2 if is_pair else width
+    return width // 2 if isinstance(width, int) and is_pair else width

@@ -392,6 +392,17 @@ def test_another_sample_rate(write_store):
         dataset(write_store(card={"sample_rate": 16000}))
 
 
+def test_folders_of_which_nothing_is_used_or_can_be_read_have_no_width(write_store, tmp_path):
+    one, two = write_store(name="a", card=False), write_store(name="b", card={"model": {"hash": "other"}, "sample_rate": 1}, channels=5)
+    listed = tmp_path / "listed.txt"
+    listed.write_text("\n".join(str(path) for path in two.rglob("*.npy")))
+    assert len(dataset(one, two, exclude_paths_file=str(listed))) == 3
+    bad = write_store([20], name="c", card=False)
+    (bad / "0" / "0000000000000.npy").write_bytes(b"odd")
+    data = dataset(one, bad)
+    assert [data[ItemKey(index, 0, 0)][0].shape[0] for index in range(4)] == [3] * 4 and data.num_unreadable == 1
+
+
 def test_no_clip_of_that_length(write_store):
     with pytest.raises(DataError, match=r"^none of 3 items has a seconds_total of 50 to inf; see min_ and max_length_sec$"):
         dataset(write_store(), min_length_sec=50)
