@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from stable_audio_tools.data.base import ItemKey
-from stable_audio_tools.data.dataset import PreEncodedDataset, create_dataloader_from_config, create_dataset_from_config
+from stable_audio_tools.data.dataset import LocalDatasetConfig, PreEncodedDataset, create_dataloader_from_config, create_dataset_from_config
+from stable_audio_tools.data.latent_dataset import LatentOptions
 from stable_audio_tools.data.latent_store import LatentStore
 from stable_audio_tools.data.store_facts import condition_path
 from stable_audio_tools.errors import ConfigError, DataError
@@ -291,13 +292,26 @@ def test_no_clip_of_that_length_among_those_that_can_be_read(write_store):
 
 
 def test_the_class_takes_what_scripts_give(write_store):
-    from stable_audio_tools.data.dataset import LocalDatasetConfig
-
     random.seed(0)
     data = PreEncodedDataset([LocalDatasetConfig("a", str(write_store([20])))], latent_crop_length=4, random_crop=True)
     assert len({data[0][1]["latent_crop_start"] for _ in range(50)}) > 5
     with pytest.raises(DataError, match="datasets: the list is empty; give at least one folder of pre-encoded items"):
         PreEncodedDataset([])
+
+
+def test_the_class_takes_nothing_twice(write_store):
+    folder = write_store()
+    configs, stores = [LocalDatasetConfig("a", str(folder))], [LatentStore(folder)]
+    options = LatentOptions(random_crop=True)
+    for extra in ({"min_length_sec": 5}, {"max_length_sec": 5}, {"latent_crop_length": 4}, {"random_crop": True}):
+        with pytest.raises(DataError, match=rf"^{[*extra][0]}: given beside options, which have it too; write it there only$"):
+            PreEncodedDataset(configs, options=options, **extra)
+    with pytest.raises(DataError, match="^latent_extension: given beside stores, which are open; "):
+        PreEncodedDataset(configs, stores=stores, latent_extension="npy")
+    for number in (0, 2):
+        with pytest.raises(DataError, match=f"^stores: 1 for {number} configs; give one of each$"):
+            PreEncodedDataset(configs * number, stores=stores)
+    assert len(PreEncodedDataset(configs, stores=stores, options=options)) == 3
 
 
 def test_cached_conditions(write_store):
