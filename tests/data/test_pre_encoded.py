@@ -304,9 +304,9 @@ def test_the_class_takes_nothing_twice(write_store):
     configs, stores = [LocalDatasetConfig("a", str(folder))], [LatentStore(folder)]
     options = LatentOptions(random_crop=True)
     for extra in ({"min_length_sec": 5}, {"max_length_sec": 5}, {"latent_crop_length": 4}, {"random_crop": True}):
-        with pytest.raises(DataError, match=rf"^{[*extra][0]}: given beside options, which have it too; write it there only$"):
+        with pytest.raises(DataError, match=rf"^{next(iter(extra))}: given beside options, which have it too; write it there only$"):
             PreEncodedDataset(configs, options=options, **extra)
-    with pytest.raises(DataError, match="^latent_extension: given beside stores, which are open; "):
+    with pytest.raises(DataError, match=r"^latent_extension: given beside stores, which are open; "):
         PreEncodedDataset(configs, stores=stores, latent_extension="npy")
     for number in (0, 2):
         with pytest.raises(DataError, match=f"^stores: 1 for {number} configs; give one of each$"):
