@@ -250,6 +250,8 @@ class SampleDataset(BucketedDataset):
             return list(readers.map(self._total, range(len(self.files))))
 
     def _total(self, index: int) -> int:
+        if self.states.is_unreadable(index):  # a manifest may know more than headers tell
+            return 0
         is_measured = int(self.states.audible[index]) >= 0 or not self.strip_silence
         if int(self.states.lengths[index]) >= 0 and is_measured:
             return self._known_samples(index)

@@ -26,7 +26,6 @@ class FileStates:
     Args:
         files: The files.
         max_unreadable_share: From 0 to 1; if more of the files that were met cannot be decoded, the run stops.
-        finder: What finds all of these, for messages; may be empty.
 
     Attributes:
         lengths: Samples per channel at the file's own rate, or frames of latents; `UNKNOWN` or `UNREADABLE`.
@@ -38,10 +37,9 @@ class FileStates:
         rejected: Files of which a crop was rejected by their metadata module.
     """
 
-    def __init__(self, files: KnownFiles, max_unreadable_share: float, *, finder: str = "'sat data lint' names all") -> None:
+    def __init__(self, files: KnownFiles, max_unreadable_share: float) -> None:
         self._files = files
         self._max_share = max_unreadable_share
-        self._finder = f" ({finder})" if finder else ""
         lengths = files.known("num_frames", UNKNOWN).astype(np.int64)
         lengths[lengths == 0] = UNREADABLE
         self.lengths = torch.from_numpy(lengths).share_memory_()
@@ -56,7 +54,7 @@ class FileStates:
         self._last, self._num_met = "", 0  # last error and number of files, as this process has met them
         first = next(iter((self.lengths == UNREADABLE).nonzero().flatten().tolist()), None)
         if first is not None:
-            logger.warning("left out, as the manifest says: %s", self.summary())
+            logger.warning("left out, as %s says: %s", files.known_from, self.summary())
             self._last = files.error(first)
             self._check_share(self._last)
 
@@ -145,8 +143,9 @@ class FileStates:
             count, among = int((unreadable & judged).sum()), int(judged.sum())
             if among >= min(total, _LEAST) and count > self._max_share * among:
                 which = f"{self.summary()}{'; last: ' + last if last else ''}"
+                finder = f" ({self._files.finder})" if self._files.finder else ""
                 raise DataError(
-                    f"{which}; more than {self._max_share:.0%} of {among} files cannot be decoded: mend or remove them{self._finder}, or "
+                    f"{which}; more than {self._max_share:.0%} of {among} files cannot be decoded: mend or remove them{finder}, or "
                     "allow more with max_unreadable_share"
                 )
 

@@ -127,7 +127,7 @@ class LatentDataset(BucketedDataset):
             files.read_lengths(need_all=bool(options.length_buckets))
         if options.has_bounds:
             self._choose_by_seconds()
-        self.states = FileStates(files, options.max_unreadable_share, finder="")
+        self.states = FileStates(files, options.max_unreadable_share)
         weights = files.weights()
         self.sample_weights = None if weights is None else torch.from_numpy(weights)
         if options.length_buckets:

@@ -56,6 +56,8 @@ def test_a_few_bad_files_at_the_beginning_say_nothing_of_a_large_folder(write_no
 class Known:
     """Files of which a manifest or a journal says how long they are."""
 
+    known_from, finder = "a list", ""
+
     def __init__(self, count):
         self.count = count
 
