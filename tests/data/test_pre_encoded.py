@@ -2,17 +2,18 @@
 
 import json
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.dataset import LocalDatasetConfig, PreEncodedDataset, create_dataloader_from_config, create_dataset_from_config
 from stable_audio_tools.data.latent_dataset import LatentOptions
 from stable_audio_tools.data.latent_store import LatentStore
-from stable_audio_tools.data.store_facts import condition_path
+from stable_audio_tools.data.store_facts import StoreFacts, condition_path
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.models.bottlenecks.vae import vae_deviation
 
@@ -326,6 +327,23 @@ def test_cached_conditions(write_store):
         data[1]
     with pytest.raises(DataError, match=r"cached_conditions: 'seconds_start' is no text: 3$"):
         dataset(folder, cached_conditions=["seconds_start"])[0]
+
+
+def test_texts_that_come_again_are_read_once():
+    """From afar each of them is a request."""
+    reads = Counter()
+
+    def read(name):
+        reads[name] += 1
+        return save({"embedding": torch.full((4, 8), float(len(reads)))}) if name.startswith("conditions") else None
+
+    store = StoreFacts("somewhere", read)
+    first = store.condition("prompt", "rain")
+    expected = first.clone()
+    first.zero_()  # nobody else notices
+    assert all(store.condition("prompt", "rain").equal(expected) for _ in range(3))
+    assert not store.condition("prompt", "wind").equal(expected) and not store.condition("genre", "rain").equal(expected)
+    assert [reads[name] for name in reads if name.startswith("conditions")] == [1, 1, 1]
 
 
 # ---- buckets ------------------------------------------------------------------------------------------------------------------------
