@@ -100,6 +100,7 @@ def audio_crops(
     max_unreadable_share: Probability = 0.25,
     exclude_paths_file: ListFile | None = None,
     include_paths_file: ListFile | None = None,
+    cache_mb: NonNegativeFloat = 0.0,
 ) -> CropsDataset:
     """Folders of audio files, of which every part is an item.
 
@@ -120,6 +121,8 @@ def audio_crops(
         max_unreadable_share: If more of the files that were met cannot be decoded, training stops; 1 goes on with what is left.
         exclude_paths_file: A list of files to leave out, one path or name per line.
         include_paths_file: A list of the only files to use.
+        cache_mb: Memory in each worker, in MB, for decoded files of up to four crops, so that short sounds are decoded once and not for
+            each crop and pass; 0 keeps none.
     """
     configs = [local_config(folder, base_dir) for folder in datasets]
     exclude, include = path_lists(exclude_paths_file, include_paths_file, base_dir)
@@ -138,4 +141,5 @@ def audio_crops(
         max_unreadable_share=max_unreadable_share,
         exclude_paths=exclude,
         include_paths=include,
+        cache_mb=cache_mb,
     )

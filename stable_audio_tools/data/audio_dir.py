@@ -138,6 +138,7 @@ class SampleDataset(BucketedDataset):
         except AudioError as error:
             states.condemn(index, error)
             return Unusable(str(error))
+        states.meet(index)
         if decoded is None:
             states.silent[index] = True
             return Unusable(f"{file.path}: is silent")
@@ -227,7 +228,7 @@ class SampleDataset(BucketedDataset):
         states = self.states
         if int(states.lengths[index]) < 0:
             info = audio.probe()
-            states.meet(index, info.num_frames, info.sample_rate)
+            states.learn_length(index, info.num_frames, info.sample_rate)
         if (self.strip_silence or self.volume_norm) and int(states.audible[index]) < 0:
             states.note(index, measure(source))
         return self._known_samples(index)
@@ -248,6 +249,8 @@ class SampleDataset(BucketedDataset):
             return list(readers.map(self._total, range(len(self.files))))
 
     def _total(self, index: int) -> int:
+        if self.states.is_unreadable(index):  # a manifest may know more than headers tell
+            return 0
         is_measured = int(self.states.audible[index]) >= 0 or not self.strip_silence
         if int(self.states.lengths[index]) >= 0 and is_measured:
             return self._known_samples(index)

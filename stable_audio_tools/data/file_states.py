@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stable_audio_tools.audio import Measurement
@@ -15,7 +17,7 @@ from stable_audio_tools.errors import AudioError, DataError
 
 logger = logging.getLogger(__name__)
 UNKNOWN, UNREADABLE = -1, -2  # instead of a length
-_LEAST_MET = 100  # files that a share is judged by, unless there are fewer
+_LEAST = 100  # files that a share is judged by, unless there are fewer
 
 
 class FileStates:
@@ -24,7 +26,6 @@ class FileStates:
     Args:
         files: The files.
         max_unreadable_share: From 0 to 1; if more of the files that were met cannot be decoded, the run stops.
-        finder: What finds all of these, for messages; may be empty.
 
     Attributes:
         lengths: Samples per channel at the file's own rate, or frames of latents; `UNKNOWN` or `UNREADABLE`.
@@ -36,10 +37,9 @@ class FileStates:
         rejected: Files of which a crop was rejected by their metadata module.
     """
 
-    def __init__(self, files: KnownFiles, max_unreadable_share: float, *, finder: str = "'sat data lint' names all") -> None:
+    def __init__(self, files: KnownFiles, max_unreadable_share: float) -> None:
         self._files = files
         self._max_share = max_unreadable_share
-        self._finder = f" ({finder})" if finder else ""
         lengths = files.known("num_frames", UNKNOWN).astype(np.int64)
         lengths[lengths == 0] = UNREADABLE
         self.lengths = torch.from_numpy(lengths).share_memory_()
@@ -49,10 +49,12 @@ class FileStates:
         self.loudness = torch.from_numpy(files.known("loudness_lufs", math.nan).astype(np.float32)).share_memory_()
         self.silent = torch.zeros(len(files), dtype=torch.bool).share_memory_()
         self.rejected = torch.zeros(len(files), dtype=torch.bool).share_memory_()
+        # Apart from what is known from before: of a disk that is lost, manifests and journals still say how long each file is.
+        self._met = torch.zeros(len(files), dtype=torch.bool).share_memory_()  # files that were opened to be used
         self._last, self._num_met = "", 0  # last error and number of files, as this process has met them
         first = next(iter((self.lengths == UNREADABLE).nonzero().flatten().tolist()), None)
         if first is not None:
-            logger.warning("left out, as the manifest says: %s", self.summary())
+            logger.warning("left out, as %s says: %s", files.known_from, self.summary())
             self._last = files.error(first)
             self._check_share(self._last)
 
@@ -74,18 +76,46 @@ class FileStates:
         """Whether any file has not."""
         return bool((self.lengths != UNREADABLE).any())
 
-    def meet(self, index: int, length: int, rate: int = 0) -> None:
-        """Remember how long a file is, unless that is known.
+    def learn(self, indices: NDArray[np.int64], lengths: Sequence[int], errors: Mapping[int, AudioError | DataError]) -> None:
+        """Take what was found out of files before the first is used, as a manifest would say it.
+
+        Args:
+            indices: The files.
+            lengths: Of each; `UNREADABLE` of those that cannot be read.
+            errors: Why these cannot, by index.
+
+        Raises:
+            DataError: If more files than allowed are unreadable.
+        """
+        self.lengths[torch.from_numpy(indices)] = torch.tensor(lengths, dtype=torch.int64)
+        if not errors:
+            return
+        self._last = str([*errors.values()][-1])
+        self._check_share(self._last)
+        for error in errors.values():
+            logger.warning("skipped: %s", error)
+
+    def learn_length(self, index: int, length: int, rate: int = 0) -> None:
+        """Remember how long a file is, unless that is known."""
+        if int(self.lengths[index]) < 0:
+            self.rates[index], self.lengths[index] = rate, length
+
+    def meet(self, index: int) -> None:
+        """Remember that a file was read.
 
         Raises:
             DataError: If it is one of enough, and too many of them are unreadable.
         """
-        if int(self.lengths[index]) >= 0:
-            return
-        self.rates[index], self.lengths[index] = rate, length
-        self._num_met += 1
-        if len(self._files) <= _LEAST_MET or self._num_met % _LEAST_MET == 0:  # counting a million takes 1 ms
+        if self._is_first(index) and (len(self._files) <= _LEAST or self._num_met % _LEAST == 0):  # counting a million takes 1 ms
             self._check_share(self._last)
+
+    def _is_first(self, index: int) -> bool:
+        """Whether a file was not met before; from now on it was."""
+        if self._met[index]:
+            return False
+        self._met[index] = True
+        self._num_met += 1
+        return True
 
     def note(self, index: int, measured: Measurement) -> None:
         """Remember what was measured of a whole file."""
@@ -100,21 +130,24 @@ class FileStates:
         if int(self.lengths[index]) != UNREADABLE:  # another worker may have met it at the same time
             self.lengths[index] = UNREADABLE
             logger.warning("skipped: %s", error)
+        self._is_first(index)
         self._last = str(error)
         self._check_share(self._last)
 
     def _check_share(self, last: str) -> None:
-        """Stop if too many fail of the files that were met, once those are a hundred, or all if there are fewer."""
-        count, total = self.num_unreadable, len(self._files)
-        num_met = int((self.lengths != UNKNOWN).sum())
-        if count == total or num_met < min(total, _LEAST_MET):  # if nothing is left, another error says so
+        """Stop if too many fail, once there are a hundred or all if there are fewer: of those that something is known of, or were met."""
+        unreadable, total = self.lengths == UNREADABLE, len(self._files)
+        if bool(unreadable.all()):  # then another error says so
             return
-        if count > self._max_share * num_met:
-            which = f"{self.summary()}{'; last: ' + last if last else ''}"
-            raise DataError(
-                f"{which}; more than {self._max_share:.0%} of {num_met} files cannot be decoded: mend or remove them{self._finder}, or "
-                "allow more with max_unreadable_share"
-            )
+        for judged in (self.lengths != UNKNOWN, self._met):
+            count, among = int((unreadable & judged).sum()), int(judged.sum())
+            if among >= min(total, _LEAST) and count > self._max_share * among:
+                which = f"{self.summary()}{'; last: ' + last if last else ''}"
+                finder = f" ({self._files.finder})" if self._files.finder else ""
+                raise DataError(
+                    f"{which}; more than {self._max_share:.0%} of {among} files cannot be decoded: mend or remove them{finder}, or "
+                    "allow more with max_unreadable_share"
+                )
 
     def summary(self) -> str:
         """How many files were unreadable, or had a silent or rejected crop, so far, and the first few of each."""

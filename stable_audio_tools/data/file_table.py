@@ -93,6 +93,11 @@ class KnownFile(Protocol):
 class KnownFiles(Protocol):
     """The files of a dataset, and what is known of all of them before any is opened."""
 
+    known_from: str
+    """Where that is written, for messages."""
+    finder: str
+    """What finds all that are of no use, for messages; empty if nothing does."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> KnownFile: ...
@@ -234,6 +239,9 @@ class Folder:
 
 class FileTable(Sequence[AudioFile]):
     """All used files of several folders, in order; what it holds in memory does not grow with what has been asked for."""
+
+    known_from = "the manifest"
+    finder = "'sat data lint' names all"
 
     def __init__(self, folders: Sequence[Folder]) -> None:
         self.folders = list(folders)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from stable_audio_tools.audio import AUDIO_EXTENSIONS
@@ -147,6 +148,15 @@ class PathList:
         found = self.entries.intersection(map(composed, forms))
         self._used |= found
         return bool(found)
+
+    def names_anywhere(self, name: str) -> bool:
+        """Whether an entry is the file ``name`` of some folder, whatever that is."""
+        return composed(name) in self._ends
+
+    @cached_property
+    def _ends(self) -> frozenset[str]:
+        """What is left of each entry without its first folders."""
+        return frozenset(entry[place + 1 :] for entry in self.entries for place, letter in enumerate(entry) if letter == "/")
 
     def refuse_empty(self) -> None:
         """Refuse a list of what to include that names nothing.

@@ -9,9 +9,29 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio.crop import RandInt, random_crop_start
-from stable_audio_tools.data.latent_file import real_frames
+from stable_audio_tools.data.latent_file import UnreadableError, real_frames, stored_mask
 from stable_audio_tools.data.store_facts import StoreFacts
-from stable_audio_tools.errors import DataError
+
+
+def mask_of(latents: Tensor, metadata: Mapping[str, Any], name: str) -> Tensor:
+    """Which frames of an item are no padding.
+
+    Args:
+        latents: (D, L)
+        metadata: As stored.
+        name: Of the item, for messages.
+
+    Returns:
+        1 where they are not, (L,).
+
+    Raises:
+        UnreadableError: If the stored mask does not belong to the latents.
+    """
+    held, stored = latents.shape[-1], stored_mask(metadata, name)
+    mask = torch.ones(held) if stored is None else torch.from_numpy(stored)  # (L,)
+    if len(mask) != held:
+        raise UnreadableError(f"{name}: {held} frames, but a padding_mask of {len(mask)}; were its files mixed up?")
+    return mask
 
 
 def crop_latents(latents: Tensor, metadata: dict[str, Any], store: StoreFacts, wanted: int | None, rng: RandInt | None) -> Tensor:
@@ -19,22 +39,16 @@ def crop_latents(latents: Tensor, metadata: dict[str, Any], store: StoreFacts, w
 
     Args:
         latents: (D, L)
-        metadata: As stored; ``padding_mask``, ``seconds_start`` and ``timestamps`` become those of the crop, ``latent_crop_length`` and
-            ``latent_crop_start`` are added.
+        metadata: As stored, but with ``padding_mask`` as `mask_of` makes it; this, ``seconds_start`` and ``timestamps`` become those of the
+            crop, ``latent_crop_length`` and ``latent_crop_start`` are added.
         store: Where it is from.
         wanted: Frames; None is the length of a whole crop of audio, or what is stored if the store does not say.
         rng: Draws where the crop begins, among the places at which it holds no padding; None begins with the first frame.
 
     Returns:
         Latents (D, wanted).
-
-    Raises:
-        DataError: If the mask does not belong to the latents.
     """
-    held = latents.shape[-1]
-    mask = torch.as_tensor(metadata.get("padding_mask") or [1] * held, dtype=torch.float32).reshape(-1)  # (L,)
-    if len(mask) != held:
-        raise DataError(f"{metadata['latent_filename']}: {held} frames, but a padding_mask of {len(mask)}; were its files mixed up?")
+    held, mask = latents.shape[-1], metadata["padding_mask"]  # (L,)
     target = wanted or _whole_length(store, metadata) or held
     start = random_crop_start(real_frames(mask) or 0, target, rng) if rng is not None else 0
     latents, mask = latents[:, start : start + target], mask[start : start + target]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stable_audio_tools.data.buckets import BucketedDataset
-from stable_audio_tools.data.file_states import UNKNOWN, FileStates
+from stable_audio_tools.data.file_states import UNKNOWN, UNREADABLE, FileStates
 from stable_audio_tools.data.file_table import KnownFiles
 from stable_audio_tools.data.files import NUM_READERS
-from stable_audio_tools.data.latent_crop import crop_latents
+from stable_audio_tools.data.latent_crop import crop_latents, mask_of
 from stable_audio_tools.data.latent_file import LatentFile, UnreadableError, read_latents, real_length
 from stable_audio_tools.data.replacing import Unusable
 from stable_audio_tools.data.store_facts import StoreFacts
@@ -128,7 +127,7 @@ class LatentDataset(BucketedDataset):
             files.read_lengths(need_all=bool(options.length_buckets))
         if options.has_bounds:
             self._choose_by_seconds()
-        self.states = FileStates(files, options.max_unreadable_share, finder="")
+        self.states = FileStates(files, options.max_unreadable_share)
         weights = files.weights()
         self.sample_weights = None if weights is None else torch.from_numpy(weights)
         if options.length_buckets:
@@ -141,24 +140,37 @@ class LatentDataset(BucketedDataset):
         files = self.files
         seconds, near = files.known("seconds_total", math.nan), files.near()
         unknown = np.flatnonzero(np.isnan(seconds) & near)
-        seconds[unknown] = self._of_all(lambda file: file.metadata().get("seconds_total", math.nan), unknown)
+        seconds[unknown], errors = self._of_all(lambda file: file.metadata().get("seconds_total", math.nan), unknown, math.nan)
         low, high = self.options.bounds
-        kept = ((low <= seconds) & (seconds <= high)) | (np.isnan(seconds) & ~near)
-        logger.info("%d of %d items last %g to %g s", kept.sum(), len(kept), low, high)
-        if not kept.any():
-            raise DataError(f"none of {len(kept)} items has a seconds_total of {low:g} to {high:g}; see min_ and max_length_sec")
-        files.keep(kept)
+        fits = ((low <= seconds) & (seconds <= high)) | (np.isnan(seconds) & ~near)
+        logger.info("%d of %d items last %g to %g s", fits.sum(), len(fits), low, high)
+        if not fits.any():
+            hint = f"; {len(errors)} cannot be read, first {next(iter(errors.values()))}" if errors else ""
+            raise DataError(f"none of {len(fits)} items has a seconds_total of {low:g} to {high:g}; see min_ and max_length_sec{hint}")
+        fits[[*errors]] = True  # to be counted and named like any other when they are met
+        files.keep(fits)
 
     def _real_lengths(self) -> list[int]:
-        """Frames of each item that are not padding."""
-        frames = self.files.known("num_frames", UNKNOWN).astype(np.int64)
-        unknown = np.flatnonzero(frames == UNKNOWN)
-        frames[unknown] = self._of_all(real_length, unknown)
-        return frames.tolist()
+        """Frames of each item that are not padding; 0 of those that cannot be read."""
+        unknown = np.flatnonzero(self.states.lengths.numpy() == UNKNOWN)
+        self.states.learn(unknown, *self._of_all(real_length, unknown, UNREADABLE))
+        return self.states.lengths.clamp(min=0).tolist()
 
-    def _of_all(self, ask: Callable[[LatentFile], Found], indices: Iterable[int]) -> list[Found]:
+    def _of_all(
+        self, ask: Callable[[LatentFile], Found], indices: NDArray[np.int64], otherwise: Found
+    ) -> tuple[list[Found], dict[int, AudioError | UnreadableError]]:
+        """What each of some items says, ``otherwise`` of those that cannot be read; and why these cannot."""
+        errors: dict[int, AudioError | UnreadableError] = {}
+
+        def answer(index: int) -> Found:
+            try:
+                return ask(self.files[index])
+            except (AudioError, UnreadableError) as error:
+                errors[index] = error
+                return otherwise
+
         with ThreadPoolExecutor(NUM_READERS) as readers:
-            return list(readers.map(lambda index: ask(self.files[int(index)]), indices))
+            return list(readers.map(answer, indices.tolist())), dict(sorted(errors.items()))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -167,10 +179,12 @@ class LatentDataset(BucketedDataset):
         file = self.files[index]
         try:
             latents, metadata = read_latents(file), file.metadata()
+            metadata["padding_mask"] = mask_of(latents, metadata, str(file.path))
         except (AudioError, UnreadableError) as error:
             self.states.condemn(index, error)
             return Unusable(str(error))
-        self.states.meet(index, latents.shape[-1])
+        self.states.learn_length(index, latents.shape[-1])
+        self.states.meet(index)
         metadata["latent_filename"] = str(file.path)
         item = self._described(file, latents, metadata, rng, length)
         if isinstance(item, Unusable):
@@ -219,28 +233,31 @@ def _use_cached(metadata: dict[str, Any], name: str, file: LatentFile) -> None:
 
 
 def _refuse_mixtures(files: LatentFiles, sample_rate: int | None) -> None:
-    """Refuse stores whose items cannot share a batch, before training begins."""
-    for store in files.stores:
+    """Refuse stores whose items cannot share a batch, before training begins. Those of which no item is used have no say."""
+    used = [(number, store) for number, store in enumerate(files.stores) if len(files.of_store(number))]
+    for _, store in used:
         rate = store.card.get("sample_rate")
         if sample_rate is not None and rate is not None and rate != sample_rate:
             raise DataError(f"{store.place}: was encoded at {rate} Hz, but the model works at {sample_rate} Hz")
-    if len(files.stores) == 1:
+    if len(used) < 2:
         return
-    kinds: Counter[tuple[int, Any]] = Counter()
-    named: dict[tuple[int, Any], str] = {}
-    for number, store in enumerate(files.stores):
-        kind = (_channels(files, number), store.card.get("model", {}).get("hash"))
-        kinds[kind] += 1
-        named.setdefault(kind, store.place)
-    if len({kind[0] for kind in kinds}) > 1:
-        texts = ", ".join(f"{place} {kind[0]}" for kind, place in named.items())
+    widths: dict[int, str] = {}  # -> the first store of this width
+    models: dict[Any, str] = {}
+    for number, store in used:
+        width, model = _channels(files, number), store.card.get("model", {}).get("hash")
+        if width is not None:
+            widths.setdefault(width, store.place)
+        if model:
+            models.setdefault(model, store.place)
+    if len(widths) > 1:
+        texts = ", ".join(f"{place} {width}" for width, place in widths.items())
         raise DataError(f"the folders hold latents of different widths: {texts}; they were encoded by different models")
-    if len({kind[1] for kind in kinds if kind[1]}) > 1:
-        raise DataError(f"the folders were encoded by different models, by their card.json: {', '.join(named.values())}")
+    if len(models) > 1:
+        raise DataError(f"the folders were encoded by different models, by their card.json: {', '.join(models.values())}")
 
 
-def _channels(files: LatentFiles, number: int) -> int:
-    """Channels of a store's items, from its card or from the first that can be read; 0 if none can."""
+def _channels(files: LatentFiles, number: int) -> int | None:
+    """Channels of a store's items, from its card or from the first that can be read; None if none can."""
     card = files.stores[number].card
     width, is_pair = card.get("latent_channels"), card.get("store") == "mean-scale"
     for index in files.of_store(number) if not isinstance(width, int) else ():
@@ -248,4 +265,4 @@ def _channels(files: LatentFiles, number: int) -> int:
             width = read_latents(files[index]).shape[0]
             is_pair = files[index].metadata().get("stored", card.get("store")) == "mean-scale"
             break
-    return 0 if width is None else width // 2 if is_pair else width
+    return width // 2 if isinstance(width, int) and is_pair else width

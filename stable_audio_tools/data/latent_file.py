@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
@@ -131,6 +132,19 @@ def real_frames(mask: Any) -> int | None:
     return int(ones[-1]) + 1 if len(ones) else None
 
 
+def stored_mask(metadata: Mapping[str, Any], name: str) -> NDArray[np.float32] | None:
+    """The ``padding_mask`` (L,) of an item; None if it has none.
+
+    Raises:
+        UnreadableError: If it is something else.
+    """
+    mask = metadata.get("padding_mask")
+    try:
+        return np.array(mask, dtype=np.float32).reshape(-1) if mask else None
+    except (TypeError, ValueError) as error:
+        raise UnreadableError(f"{name}: its padding_mask is no list of numbers: {mask!r:.60}") from error
+
+
 def real_length(file: LatentFile) -> int:
     """Frames of an item that are not padding."""
-    return real_frames(file.metadata().get("padding_mask")) or read_latents(file).shape[-1]
+    return real_frames(stored_mask(file.metadata(), str(file.path))) or read_latents(file).shape[-1]

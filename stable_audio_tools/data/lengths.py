@@ -18,6 +18,9 @@ class SaidLengths:
     length of the clip that an item is from.
     """
 
+    known_from = "what is written down beside them"
+    finder = ""
+
     def __init__(self) -> None:
         self._columns: dict[str, NDArray[np.float64]] = {}
 

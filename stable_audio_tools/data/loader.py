@@ -113,7 +113,8 @@ class ResumableLoader(DataLoader[Any]):
     The position is kept in items over all processes, so that a run may go on with batches of another size.
 
     Attributes:
-        resumed_at: Batches of this pass that count as done, if the run that was resumed had batches of another size; None otherwise.
+        resumed_at: Batches of this pass that count as done, if that is another number than the run that was resumed had done: its batches
+            had another size, or the pass begins anew; None otherwise.
     """
 
     resumed_at: int | None = None
@@ -168,15 +169,15 @@ class ResumableLoader(DataLoader[Any]):
         sampler.set_epoch(state["epoch"])
         if obstacle:
             logger.warning("resumed with %s, on which the order of length buckets depends: this pass begins anew", obstacle)
-            items, before = 0, now
+            items = 0
         else:
             sampler.load_extra_state(state, state["epoch"])
         left = self._batches_after(items)
         sampler.set_epoch(state["epoch"] + (left == 0))
         sampler.start = self._before = items if left else 0
         self._delivered = 0
-        self.resumed_at = None
-        if before != now:
+        self.resumed_at = 0 if obstacle else None
+        if before != now and not obstacle:
             self.resumed_at = len(self) - left if items else len(self)
             logger.warning("resumed with %d items per batch (over all processes) instead of %d, after the same items", now, before)
 

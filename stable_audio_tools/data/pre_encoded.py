@@ -99,11 +99,11 @@ class PreEncodedDataset(LatentDataset):
         random_crop: Crop at a random place, rather than from the start.
         latent_extension: ``npy`` or ``safetensors``; None is what each folder says.
         options: All of these but the last, and more, instead of them.
-        stores: The folders, if they were opened before.
+        stores: The folders, one of each config, if they were opened before; ``latent_extension`` has a say only if not.
         sample_rate: Of the model, in Hz, to be compared with that of the folders.
 
     Raises:
-        DataError: If a folder holds no latents, or they do not go together.
+        DataError: If a folder holds no latents, or they do not go together; or if something is said twice.
     """
 
     def __init__(
@@ -119,10 +119,21 @@ class PreEncodedDataset(LatentDataset):
         stores: Sequence[LatentStore] | None = None,
         sample_rate: int | None = None,
     ) -> None:
-        options = options or LatentOptions(latent_crop_length, random_crop, min_length_sec=min_length_sec, max_length_sec=max_length_sec)
+        given: dict[str, Any] = {
+            "latent_crop_length": latent_crop_length, "random_crop": random_crop, "min_length_sec": min_length_sec,
+            "max_length_sec": max_length_sec,
+        }  # fmt: skip
+        twice = [name for name, value in given.items() if options is not None and value not in (None, False)]
+        twice += ["latent_extension"] if stores is not None and latent_extension is not None else []
+        if twice:
+            where = "stores, which are open" if twice == ["latent_extension"] else "options, which have it too"
+            raise DataError(f"{', '.join(twice)}: given beside {where}; write it there only")
         opened = stores if stores is not None else [LatentStore(Path(config.path), latent_extension) for config in configs]
         if not opened:
             raise DataError("datasets: the list is empty; give at least one folder of pre-encoded items")
+        if len(opened) != len(configs):
+            raise DataError(f"stores: {len(opened)} for {len(configs)} configs; give one of each")
+        options = options or LatentOptions(**given)
         super().__init__(FolderLatents(opened, configs), options, sample_rate)
 
 

@@ -122,12 +122,14 @@ class CheckpointCallback(pl.Callback):
 
     @staticmethod
     def _count_batches_anew(trainer: pl.Trainer) -> None:
-        """Lightning counts the batches of a pass, but the loader goes on after the same items if batches have another size now."""
+        """Lightning counts the batches of a pass, but the loader may have done another number of them: see `ResumableLoader.resumed_at`."""
         loader = trainer.train_dataloader
         if isinstance(loader, ResumableLoader) and loader.resumed_at is not None:
-            current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+            loop = trainer.fit_loop.epoch_loop
+            current: Any = loop.batch_progress.current
             current.ready = current.started = current.processed = loader.resumed_at
-            current.completed = loader.resumed_at - 1  # a checkpoint is written before its batch is counted as completed
+            # A checkpoint that was written before its batch was counted as completed has that made good when the loop begins.
+            current.completed = loader.resumed_at - loop.restarted_on_train_batch_end
 
     # ---- signals ---------------------------------------------------------------------------------------------------------------
 

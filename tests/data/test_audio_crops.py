@@ -35,6 +35,18 @@ def test_crops_follow_each_other_and_make_up_the_file(folder):
     np.testing.assert_allclose(whole, soundfile.read(folder / "a.wav")[0], atol=1e-6)
 
 
+def test_short_files_are_kept_in_memory_for_their_other_crops(folder):
+    plain, kept = dataset(folder), dataset(folder, cache_mb=1)
+    keys = [ItemKey(index, epoch, 0) for epoch in range(2) for index in range(6)]
+    expected = [plain[key] for key in keys]
+    items = [kept[key] for key in keys[:4]]
+    (folder / "a.wav").unlink()  # nobody opens it any more
+    items += [kept[key] for key in keys[4:]]
+    for (audio, metadata), (same, described) in zip(items, expected, strict=True):
+        assert torch.equal(audio, same) and metadata["timestamps"] == described["timestamps"]
+    assert len(kept.decoded) == 3 and len(plain.decoded) == 0
+
+
 def test_overlap_and_short_ends(folder):
     assert len(dataset(folder, min_crop_sec=0.5)) == 5
     data = dataset(folder, overlap_sec=0.5)

@@ -99,4 +99,5 @@ def test_another_batch_size_begins_the_pass_anew(caplog):
     second = loader(3)
     second.load_state_dict(first.state_dict())
     assert "resumed with 3 items per batch instead of 2, on which the order of length buckets depends: this pass begins anew" in caplog.text
+    assert second.resumed_at == 0, "or a trainer counts batches that come again as done"
     assert sorted(index for batch in taken(second) for index in batch) == list(range(len(LENGTHS)))

@@ -84,22 +84,25 @@ def test_length_buckets(config_of, sounds, kind):
     assert set(seen) == set(SOUNDS) and set(seen.values()) == set(buckets)
 
 
-@proofs.of("cache_mb", kinds=("audio_dir",))
+@proofs.of("cache_mb", kinds=FOLDERS)
 @pytest.mark.parametrize("megabytes", [0, 0.2, 100])
-def test_cache_mb(config_of, sounds, tmp_path, megabytes):
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_cache_mb(config_of, sounds, tmp_path, kind, megabytes):
     """Sounds that were decoded once need no file, as far as they have room: those of up to four crops."""
     folder = shutil.copytree(sounds, tmp_path / "sounds")
-    data = create_dataset_from_config(config_of("audio_dir", folder, cache_mb=megabytes), SIZE, RATE, 1)
-    before = {index: data[index][0] for index in range(len(SOUNDS))}
-    kept = [index for index in before if data.decoded.get(index) is not None]
-    sizes = {index: load(data.files[index].path, sample_rate=RATE).samples for index in before}
-    short = [index for index, whole in sizes.items() if whole.shape[-1] <= 4 * SIZE]
+    data = create_dataset_from_config(config_of(kind, folder, cache_mb=megabytes), SIZE, RATE, 1)
+    owners = data.owners.tolist() if kind == "audio_crops" else range(len(SOUNDS))
+    before = [data[index][0] for index in range(len(data))]
+    kept = [file for file in range(len(SOUNDS)) if data.decoded.get(file) is not None]
+    sizes = {file: load(data.files[file].path, sample_rate=RATE).samples for file in range(len(SOUNDS))}
+    short = [file for file, whole in sizes.items() if whole.shape[-1] <= 4 * SIZE]
     assert 0 < len(short) < len(SOUNDS)
     assert kept == short if megabytes == 100 else len(kept) < len(short)
-    assert data.decoded.num_bytes == sum(sizes[index].nbytes for index in kept) <= megabytes * 1e6
+    assert data.decoded.num_bytes == sum(sizes[file].nbytes for file in kept) <= megabytes * 1e6
     shutil.rmtree(folder)
-    for index in kept:
-        assert data[index][0].equal(before[index])
+    for index, file in enumerate(owners):
+        if file in kept:
+            assert data[index][0].equal(before[index])
 
 
 @proofs.of("drop_last")

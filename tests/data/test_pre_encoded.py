@@ -2,16 +2,18 @@
 
 import json
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from stable_audio_tools.data.base import ItemKey
-from stable_audio_tools.data.dataset import PreEncodedDataset, create_dataloader_from_config, create_dataset_from_config
+from stable_audio_tools.data.dataset import LocalDatasetConfig, PreEncodedDataset, create_dataloader_from_config, create_dataset_from_config
+from stable_audio_tools.data.latent_dataset import LatentOptions
 from stable_audio_tools.data.latent_store import LatentStore
-from stable_audio_tools.data.store_facts import condition_path
+from stable_audio_tools.data.store_facts import StoreFacts, condition_path
 from stable_audio_tools.errors import ConfigError, DataError
 from stable_audio_tools.models.bottlenecks.vae import vae_deviation
 
@@ -264,14 +266,59 @@ def test_a_run_stops_if_too_many_files_cannot_be_read(write_store):
         [strict[index] for index in range(8)]
 
 
-def test_the_class_takes_what_scripts_give(write_store):
-    from stable_audio_tools.data.dataset import LocalDatasetConfig
+CHOSEN_BEFORE = [{"min_length_sec": 1}, {"length_buckets": [10, 30]}, {"max_length_sec": 99, "length_buckets": [10, 30]}]
 
+
+@pytest.mark.parametrize("options", CHOSEN_BEFORE)
+def test_a_file_that_cannot_be_read_does_not_keep_a_run_from_starting(write_store, options, caplog):
+    """Lengths are looked up before the first item is used, in all JSON files if there is no journal."""
+    folder = write_store([20, 7, 12, 9, 5])
+    beside = folder / "0" / "0000000000001.json"
+    beside.write_text(beside.read_text()[:30])
+    data = dataset(folder, **options)
+    items = [data[ItemKey(index, 0, 0, length=30)][1]["relpath"] for index in range(5)]
+    assert len(items) == 5 and "1.wav" not in items and data.num_unreadable == 1
+    assert caplog.text.count("skipped: ") == caplog.text.count(f"{beside}: not valid JSON") == 1
+
+
+def test_too_many_that_cannot_be_read_stop_a_run_before_it_starts(write_store):
+    folder = write_store([20, 7, 12, 9])
+    for index in (0, 2):
+        (folder / "0" / f"{index:013d}.json").write_text("[]")
+    message = r"2 of 4 files unreadable \(.*\); last: .*2\.json: holds list, not an object; more than 25% of 4 files cannot be decoded"
+    with pytest.raises(DataError, match=message):
+        dataset(folder, length_buckets=[30])
+    assert dataset(folder, length_buckets=[30], max_unreadable_share=0.5).bucket_lengths == [30] * 4
+
+
+def test_no_clip_of_that_length_among_those_that_can_be_read(write_store):
+    folder = write_store()
+    (folder / "0" / "0000000000001.json").write_text("[]")
+    with pytest.raises(DataError, match=r"^none of 3 items has a seconds_total of 50 to inf; .*; 1 cannot be read, first .*holds list"):
+        dataset(folder, min_length_sec=50)
+
+
+def test_the_class_takes_what_scripts_give(write_store):
     random.seed(0)
     data = PreEncodedDataset([LocalDatasetConfig("a", str(write_store([20])))], latent_crop_length=4, random_crop=True)
     assert len({data[0][1]["latent_crop_start"] for _ in range(50)}) > 5
     with pytest.raises(DataError, match="datasets: the list is empty; give at least one folder of pre-encoded items"):
         PreEncodedDataset([])
+
+
+def test_the_class_takes_nothing_twice(write_store):
+    folder = write_store()
+    configs, stores = [LocalDatasetConfig("a", str(folder))], [LatentStore(folder)]
+    options = LatentOptions(random_crop=True)
+    for extra in ({"min_length_sec": 5}, {"max_length_sec": 5}, {"latent_crop_length": 4}, {"random_crop": True}):
+        with pytest.raises(DataError, match=rf"^{next(iter(extra))}: given beside options, which have it too; write it there only$"):
+            PreEncodedDataset(configs, options=options, **extra)
+    with pytest.raises(DataError, match=r"^latent_extension: given beside stores, which are open; "):
+        PreEncodedDataset(configs, stores=stores, latent_extension="npy")
+    for number in (0, 2):
+        with pytest.raises(DataError, match=f"^stores: 1 for {number} configs; give one of each$"):
+            PreEncodedDataset(configs * number, stores=stores)
+    assert len(PreEncodedDataset(configs, stores=stores, options=options)) == 3
 
 
 def test_cached_conditions(write_store):
@@ -286,6 +333,23 @@ def test_cached_conditions(write_store):
         data[1]
     with pytest.raises(DataError, match=r"cached_conditions: 'seconds_start' is no text: 3$"):
         dataset(folder, cached_conditions=["seconds_start"])[0]
+
+
+def test_texts_that_come_again_are_read_once():
+    """From afar each of them is a request."""
+    reads = Counter()
+
+    def read(name):
+        reads[name] += 1
+        return save({"embedding": torch.full((4, 8), float(len(reads)))}) if name.startswith("conditions") else None
+
+    store = StoreFacts("somewhere", read)
+    first = store.condition("prompt", "rain")
+    expected = first.clone()
+    first.zero_()  # nobody else notices
+    assert all(store.condition("prompt", "rain").equal(expected) for _ in range(3))
+    assert not store.condition("prompt", "wind").equal(expected) and not store.condition("genre", "rain").equal(expected)
+    assert [reads[name] for name in reads if name.startswith("conditions")] == [1, 1, 1]
 
 
 # ---- buckets ------------------------------------------------------------------------------------------------------------------------
@@ -366,6 +430,17 @@ def test_another_sample_rate(write_store):
         dataset(write_store(card={"sample_rate": 16000}))
 
 
+def test_folders_of_which_nothing_is_used_or_can_be_read_have_no_width(write_store, tmp_path):
+    one, two = write_store(name="a", card=False), write_store(name="b", card={"model": {"hash": "other"}, "sample_rate": 1}, channels=5)
+    listed = tmp_path / "listed.txt"
+    listed.write_text("\n".join(str(path) for path in two.rglob("*.npy")))
+    assert len(dataset(one, two, exclude_paths_file=str(listed))) == 3
+    bad = write_store([20], name="c", card=False)
+    (bad / "0" / "0000000000000.npy").write_bytes(b"odd")
+    data = dataset(one, bad)
+    assert [data[ItemKey(index, 0, 0)][0].shape[0] for index in range(4)] == [3] * 4 and data.num_unreadable == 1
+
+
 def test_no_clip_of_that_length(write_store):
     with pytest.raises(DataError, match=r"^none of 3 items has a seconds_total of 50 to inf; see min_ and max_length_sec$"):
         dataset(write_store(), min_length_sec=50)
@@ -376,6 +451,18 @@ def test_masks_that_do_not_fit(write_store):
     np.save(folder / "0" / "0000000000000.npy", ramp(0, 19))
     with pytest.raises(DataError, match=r"0\.npy: 19 frames, but a padding_mask of 20; were its files mixed up\?$"):
         dataset(folder)[0]
+
+
+@pytest.mark.parametrize("mask", [[1] * 19, ["one", "two"], [[1, 2], [3]], "all", {"a": 1}])
+@pytest.mark.parametrize("options", [{}, {"length_buckets": [30]}])
+def test_a_mask_that_does_not_fit_is_a_bad_file_like_any_other(write_store, mask, options, caplog):
+    folder = write_store([20, 12, 9, 5])
+    beside = folder / "0" / "0000000000002.json"
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "padding_mask": mask}))
+    data = dataset(folder, **options)
+    assert [data[ItemKey(index, 0, 0, length=30)][1]["relpath"] for index in (0, 1, 3)] == ["0.wav", "1.wav", "3.wav"]
+    assert data[ItemKey(2, 0, 0, length=30)][1]["relpath"] != "2.wav" and data.num_unreadable == 1
+    assert caplog.text.count("skipped: ") == 1
 
 
 def test_latents_of_another_shape(write_store):

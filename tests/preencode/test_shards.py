@@ -5,6 +5,7 @@ import pickle
 import random
 import tarfile
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from stable_audio_tools.data.base import ItemKey
 from stable_audio_tools.data.dataset import create_dataset_from_config
 from stable_audio_tools.data.shards.pack import PackOptions, pack
 from stable_audio_tools.errors import DataError
+from stable_audio_tools.preencode.machines import Place
 
 RATE = 8000
 
@@ -132,6 +134,22 @@ def test_clips_are_left_out_by_their_length_before_a_pass_begins(encode, tmp_pat
     assert_equal(expected, shards_of(tmp_path / "packed", **options))
     with pytest.raises(DataError, match=r"^none of 10 items has a seconds_total of 50 to inf; see min_ and max_length_sec$"):
         shards_of(tmp_path / "packed", min_length_sec=50)
+
+
+@pytest.mark.parametrize("which", ["", "/1"])
+@pytest.mark.parametrize("killed", [1, 0])
+def test_lengths_from_afar_are_known_whoever_went_on_with_the_work(encode, killed, which):
+    """Two processes; one is killed after its shard has its name, before the journal says so. Then one goes on, or three do."""
+    for rank in range(2):
+        folder = encode("store", Place(rank, 2), format="wds").folder
+    (folder / str(killed) / "journal.jsonl").write_text("")
+    for rank in range(3 if killed == 0 else 1):
+        assert encode("store", Place(rank, 3 if killed == 0 else 1), format="wds").written == 0
+    expected = shards_of(f"{folder}{which}", length_buckets=[8, 128, 256]).bucket_lengths
+    fs = fsspec.filesystem("memory")
+    fs.put(str(folder), name := f"/afar{random.random()}", recursive=True)
+    data = shards_of(f"memory:/{name}{which}", length_buckets=[8, 128, 256])
+    assert data.bucket_lengths == expected
 
 
 def test_cached_texts_lie_beside_shards_too(encode, write_model, tiny_diffusion, tmp_path):

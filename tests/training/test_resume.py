@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stable_audio_tools.checkpoint import copy_state_dict, read_checkpoint, unwrap_state_dict, weights_hash
+from stable_audio_tools.data.shards.pack import pack
 from stable_audio_tools.errors import DataError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.conditioners.pretrained import frozen
@@ -209,6 +211,40 @@ def test_a_run_goes_on_after_the_same_items_with_batches_of_another_size(run, ca
     rest, whole = [*chain.from_iterable(second.seen[:expected])], [*chain.from_iterable(second.seen[expected:])]
     assert set(used).isdisjoint(rest) and len(set(rest)) == len(rest) == expected * batch_size
     assert len(set(whole)) == len(whole) == per_pass * batch_size
+
+
+@pytest.fixture(scope="session")
+def bucketed(tmp_path_factory, write_noises, noises):
+    """``bucketed(kind)``: ten noises in batches of their length, as a folder or as shards; five batches of two per pass."""
+    folder = write_noises(tmp_path_factory.mktemp("short"), 4, seconds=0.03)
+    for name in ("04", "05", "06", "07", "08", "09"):
+        shutil.copy(Path(noises["datasets"][0]["path"]) / f"{name}.wav", folder)
+    shards = tmp_path_factory.mktemp("shards")
+    pack(folder, str(shards))
+
+    def config(kind):
+        options = {"resampled_shards": False} if kind == "wds" else {}
+        entry = {"id": "noises", "path": str(shards if kind == "wds" else folder), "caption": "noise"}
+        return {"dataset_type": kind, "datasets": [entry], "length_buckets": [240, 256], **options}
+
+    return config
+
+
+@pytest.mark.parametrize("is_best", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("kind", ["audio_dir", "wds"])
+def test_a_pass_that_begins_anew_is_run_whole(run, bucketed, noises, caplog, kind, batch_size, is_best):
+    """With length buckets, batches of another size begin the pass anew: ten batches of one, or two of five."""
+    data, rest = bucketed(kind), Items()
+    options = {"val_dataset_config": noises, "val_every": 3, "save_best": 1} if is_best else {}
+    stopped, _ = run("uncond", Interrupt(4 if is_best else 3), dataset_config=data, **options)
+    checkpoint = find_checkpoints(stopped.folder / "best")[0] if is_best else stopped.checkpoint
+    assert checkpoint.name == "epoch=0-step=3.ckpt"
+    per_pass = 10 // batch_size
+    run("uncond", rest, dataset_config=data, ckpt_path=checkpoint, batch_size=batch_size, max_steps=3 + 2 * per_pass)
+    assert "this pass begins anew" in caplog.text
+    passes = [[*chain.from_iterable(rest.seen[first : first + per_pass])] for first in (0, per_pass)]
+    assert [len(set(names)) for names in passes] == [len(names) for names in passes] == [10, 10]
 
 
 def test_a_run_that_is_asked_to_stop_does_not_validate_first(run, noises):

@@ -24,6 +24,7 @@ from stable_audio_tools.errors import DataError
 logger = logging.getLogger(__name__)
 MANIFEST = "index.json"  # in the form of the package webdataset: {"shardlist": [{"url", "nsamples", "filesize"}]}
 _HEADER_BUFFER = 1 << 16
+_Entries = dict[str, dict[str, Any]]  # of a journal, by the item's name
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -169,14 +170,41 @@ def read_lengths(shards: Sequence[Shard]) -> Iterator[Mapping[str, Mapping[str, 
     """
     with ThreadPoolExecutor(NUM_READERS) as readers:
         beside = list(readers.map(lambda shard: _entries(f"{shard.url.removesuffix('.tar')}{LENGTHS_SUFFIX}", shard.storage), shards))
-        folders = {shard.url.rsplit("/", 1)[0]: shard for shard, found in zip(shards, beside, strict=True) if found is None}
-        found = readers.map(lambda item: _entries(f"{item[0]}/{JOURNAL}", item[1].storage), folders.items())
+        folders = {_folder(shard): shard.storage for shard, found in zip(shards, beside, strict=True) if found is None}
+        found = readers.map(lambda item: _entries(f"{item[0]}/{JOURNAL}", item[1]), folders.items())
         journals = dict(zip(folders, found, strict=True))
+    stores = _by_store(journals, folders)
     for shard, entries in zip(shards, beside, strict=True):
-        yield (journals[shard.url.rsplit("/", 1)[0]] or {}) if entries is None else entries
+        yield stores[_store(_folder(shard))] if entries is None else entries
 
 
-def _entries(url: str, storage: Storage) -> dict[str, dict[str, Any]] | None:
+def _folder(shard: Shard) -> str:
+    return shard.url.rsplit("/", 1)[0]
+
+
+def _store(folder: str) -> str:
+    """The store that a folder is of: ``sat pre-encode`` has a folder of each process in it, called by a number."""
+    above, _, name = folder.rpartition("/")
+    return above if name.isdigit() else folder
+
+
+def _by_store(journals: dict[str, _Entries | None], storages: Mapping[str, Storage]) -> dict[str, _Entries]:
+    """The journals of each store as one. A run that goes on with other processes says in their journals what those before it wrote."""
+    above = {_store(folder): storage for folder, storage in storages.items() if _store(folder) != folder}
+    for store, storage in above.items():
+        for number in itertools.count():  # until there is none: also of processes that have written no shard
+            folder = f"{store}/{number}"
+            if folder not in journals:
+                journals[folder] = _entries(f"{folder}/{JOURNAL}", storage)
+                if journals[folder] is None:
+                    break
+    stores: dict[str, _Entries] = {}
+    for folder, entries in journals.items():
+        stores.setdefault(_store(folder), {}).update(entries or {})
+    return stores
+
+
+def _entries(url: str, storage: Storage) -> _Entries | None:
     data = storage.read_whole(url)
     if data is None:
         return None

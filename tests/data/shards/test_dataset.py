@@ -266,6 +266,18 @@ def test_audio_comes_in_batches_of_similar_length(sounds, tmp_path, workers):
     assert sorted(seen) == sorted(path.stem for path in sounds.iterdir())
 
 
+def test_messages_of_shards_name_no_manifest_and_no_command_that_refuses_them(sounds, tmp_path, caplog):
+    pack(sounds, str(tmp_path / "packed"))
+    (said,) = (tmp_path / "packed").glob("*.jsonl")
+    lines = [json.loads(line) for line in said.read_text().splitlines()]
+    said.write_text("".join(json.dumps({**line, "frames": line["frames"] if index else 0}) + "\n" for index, line in enumerate(lines)))
+    options = {"length_buckets": [1000, 5000], "size": 5000}
+    assert loader_of(tmp_path / "packed", **options).dataset.num_unreadable == 1
+    assert f"left out, as what is written down beside them says: 1 of {len(lines)} files unreadable" in caplog.text
+    with pytest.raises(DataError, match=r"files cannot be decoded: mend or remove them, or allow more with max_unreadable_share$"):
+        loader_of(tmp_path / "packed", max_unreadable_share=0.01, **options)
+
+
 def test_lengths_are_found_out_where_shards_are_near_and_nobody_wrote_them_down(sounds, tmp_path):
     pack(sounds, str(tmp_path / "packed"))
     said = loader_of(tmp_path / "packed", length_buckets=[1000, 5000], size=5000).dataset
