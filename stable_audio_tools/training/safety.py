@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,8 @@ class Guard:
         self._items: deque[str] = deque(maxlen=MOST_NAMES)  # of all batches since the last step
         self._numbers: dict[str, Any] = {}
         self.has_diverged = False
-        self._bad_losses = self._bad_gradients = 0  # in a row
+        self._bad_losses = 0  # in a row
+        self._bad_gradients: Counter[int] = Counter()  # in a row, by the id of the optimizer: players take turns
         self._rollbacks: dict[Path, int] = {}
 
     def open(self, batch: Any) -> None:
@@ -126,14 +127,16 @@ class Guard:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.grad.numel()]
         is_bad = bool(gradients) and not are_finite(gradients)
         if not (is_bad if are_alike(wrapper.trainer) else _is_anywhere(wrapper, is_bad)):
-            self._bad_gradients = 0 if gradients else self._bad_gradients
+            if gradients:
+                self._bad_gradients.pop(id(optimizer), None)
             self._items.clear()
             return
-        self._bad_gradients += 1
+        self._bad_gradients[id(optimizer)] += 1
+        times = self._bad_gradients[id(optimizer)]
         has_scaler = getattr(wrapper.trainer.precision_plugin, "scaler", None) is not None
-        if not has_scaler or self._bad_gradients > MOST_IN_A_ROW:
+        if not has_scaler or times > MOST_IN_A_ROW:
             told = self._describe_gradients(wrapper, parameters) if is_bad else "a gradient in another process is not finite"
-            self._deal_with(wrapper, told, self._bad_gradients)
+            self._deal_with(wrapper, told, times)
             for parameter in parameters:
                 parameter.grad = None
         self._items.clear()
@@ -181,10 +184,11 @@ class Guard:
             raise TrainingError(f"{told}; went back to {last} {MOST_ROLLBACKS} times already; {ADVICE}")
         trainer = wrapper.trainer
         checkpoint = trainer.strategy.checkpoint_io.load_checkpoint(last)
-        wrapper.load_state_dict(checkpoint["state_dict"])
+        wrapper.load_state_dict(checkpoint["state_dict"], strict=wrapper.strict_loading)  # that of an adapter lacks what never changes
         trainer.strategy.load_optimizer_state_dict(checkpoint)
         for config, state in zip(trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
             config.scheduler.load_state_dict(state)
+        self.has_diverged = False
         logger.warning("went back to the weights and optimizer states of %s; the next items are those that follow", last)
 
 

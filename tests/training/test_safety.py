@@ -96,11 +96,12 @@ def test_checkpoints_with_broken_weights_are_not_recovered(train_briefly, tiny_d
 class SpoilGradients(pl.Callback):
     """Makes the gradient of one parameter not finite in some batches, while the loss is."""
 
-    def __init__(self, *batches, value=float("nan")):
-        self.batches, self.value, self.count, self.seen = batches, value, -1, []
+    def __init__(self, *batches, value=float("nan"), part="model"):
+        self.batches, self.value, self.part, self.count, self.seen = batches, value, part, -1, []
 
     def on_train_start(self, trainer, pl_module):
-        self.name, parameter = next((n, p) for n, p in pl_module.model.named_parameters() if p.requires_grad and p.dim() > 1)
+        part = getattr(pl_module, self.part)
+        self.name, parameter = next((n, p) for n, p in part.named_parameters() if p.requires_grad and p.dim() > 1)
         parameter.register_hook(lambda grad: grad * self.value if self.count in self.batches else grad)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -158,6 +159,34 @@ def test_a_run_goes_back_for_gradients_too(train_briefly, tiny_diffusion, caplog
     train_briefly(tiny_diffusion(), max_steps=6, checkpoint_every=2, on_nan="rollback", callbacks=[spoil])
     assert all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[4], strict=True)), "those of step 2"
     assert "went back to the weights and optimizer states of" in caplog.text
+
+
+def test_a_run_that_trains_an_adapter_goes_back_too(train_briefly, tiny_diffusion, caplog):
+    spoil = SpoilGradients(3)
+    config = tiny_diffusion(adapter={"type": "lora", "config": {"rank": 2}})
+    result = train_briefly(config, max_steps=6, checkpoint_every=2, on_nan="rollback", callbacks=[spoil])
+    assert all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[4], strict=True)), "those of step 2"
+    assert not all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[3], strict=True))
+    assert result.step == 6 and "went back to the weights and optimizer states of" in caplog.text
+
+
+def test_gradients_of_one_player_are_not_skipped_forever_while_those_of_the_other_are_fine(train_briefly, tiny_autoencoder):
+    spoil = SpoilGradients(*range(99), part="discriminator")
+    with pytest.raises(TrainingError, match=r"but the gradient of a parameter is not: discriminator\..* makes 21 batches in a row"):
+        train_briefly(tiny_autoencoder(adversary=True), max_steps=99, on_nan="skip", callbacks=[spoil])
+    assert 40 <= spoil.count <= 42, "every other batch is the adversary's"
+
+
+def test_what_is_learnt_after_going_back_is_worth_keeping(train_briefly, tiny_diffusion, caplog):
+    class Fail(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 5:
+                raise KeyError("broken")
+
+    spoil = Spoil(3, weights=True)
+    with pytest.raises(KeyError):
+        train_briefly(tiny_diffusion(), max_steps=9, checkpoint_every=2, on_nan="rollback", callbacks=[spoil, Fail()])
+    assert "went back to" in caplog.text and "saved step 5 before giving up: " in caplog.text
 
 
 def test_tensors_are_finite_or_not():
