@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor
 
 from stable_audio_tools.checkpoint.kinds import some
@@ -118,11 +118,14 @@ class Guard:
         """Go on if the gradients that an optimizer is about to use are finite; otherwise take them away, so that it does nothing.
 
         A loss can be finite where its gradient is not. A scaler of gradients (16-mixed) meets that now and then, and leaves the step out
-        itself; it only must not do so forever.
+        itself; it only must not do so forever. ZeRO keeps gradients where nobody else sees them, so there they are not looked at.
 
         Raises:
             TrainingError: If training cannot go on.
         """
+        if isinstance(wrapper.trainer.strategy, DeepSpeedStrategy):
+            self._items.clear()
+            return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.grad.numel()]
         is_bad = bool(gradients) and not are_finite(gradients)
@@ -145,7 +148,7 @@ class Guard:
 
     def _deal_with(self, wrapper: TrainingWrapper, told: str, times: int) -> None:
         """Do as the policy says about something that has happened so many times in a row."""
-        broken = first_broken(wrapper)
+        broken = _first_broken_anywhere(wrapper)
         self.has_diverged = times > MOST_IN_A_ROW or broken is not None
         last = _last_checkpoint(wrapper)
         if self.policy == "stop" or times > MOST_IN_A_ROW or (broken is not None and self.policy == "skip"):
@@ -228,6 +231,14 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
 def first_broken(module: torch.nn.Module) -> str | None:
     """The name of a parameter that is not finite; None if there is none."""
     return next((name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())), None)
+
+
+def _first_broken_anywhere(wrapper: TrainingWrapper) -> str | None:
+    """`first_broken` of all processes, each of which may have a part of the weights only: they must do the same about it."""
+    broken = first_broken(wrapper)
+    if are_alike(wrapper.trainer) or not _is_anywhere(wrapper, broken is not None):
+        return broken
+    return broken or "those of another process"
 
 
 def _of_batch(items: Collection[str]) -> str:

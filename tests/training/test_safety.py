@@ -4,8 +4,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from stable_audio_tools.errors import TrainingError
+from stable_audio_tools.training import safety
 from stable_audio_tools.training.checkpointing import find_checkpoints
 from stable_audio_tools.training.safety import are_finite
 
@@ -189,6 +191,22 @@ def test_what_is_learnt_after_going_back_is_worth_keeping(train_briefly, tiny_di
     assert "went back to" in caplog.text and "saved step 5 before giving up: " in caplog.text
 
 
+def test_weights_that_are_broken_in_another_process_are_not_skipped_either(train_briefly, tiny_diffusion, monkeypatch):
+    monkeypatch.setattr(safety, "are_alike", lambda trainer: False)
+    monkeypatch.setattr(safety, "_is_anywhere", lambda wrapper, is_bad: True)  # what another process would say
+    with pytest.raises(TrainingError, match=r"^the loss of another .* not finite any more \(those of another process\)"):
+        train_briefly(tiny_diffusion(), on_nan="skip")
+
+
+def test_gradients_that_a_strategy_keeps_to_itself_are_not_looked_at(train_briefly, tiny_diffusion, monkeypatch, caplog):
+    monkeypatch.setattr(safety, "DeepSpeedStrategy", SingleDeviceStrategy)  # which needs a package and a GPU
+    asked = []
+    monkeypatch.setattr(safety, "_is_anywhere", lambda wrapper, is_bad: asked.append(is_bad) or is_bad)
+    with pytest.raises(TrainingError, match=r"^step 2: the loss is nan .* the weights are not finite any more"):
+        train_briefly(tiny_diffusion(), on_nan="skip", callbacks=[SpoilGradients(1)])
+    assert asked == [False, False, True], "a question per batch, about its loss"
+
+
 def test_tensors_are_finite_or_not():
     fine = [torch.ones(3), torch.full((2, 2), 3e38), torch.zeros((), dtype=torch.bfloat16)]
     assert are_finite(fine)
@@ -202,3 +220,33 @@ def test_two_processes_stop_together_and_save_what_they_have(scripts, tiny_uncon
     assert "step 1: the loss is " in run.log() and "saved step 1 before giving up: " in run.log(), run.log()
     (saved,) = find_checkpoints(run.folder)
     assert saved.name == "epoch=0-step=1.ckpt"
+
+
+SHARDED = """import json
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from stable_audio_tools.training.run import TrainOptions, train
+
+class Apart(DDPStrategy):
+    "Processes whose weights may differ, as those of FSDP."
+
+class Spoil(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 1 and trainer.global_rank == 1:
+            next(p for p in pl_module.model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+StrategyRegistry.register("apart", Apart)
+train(TrainOptions(
+    model_config="model.json", dataset_config="data.json", run_folder="runs/x/0", batch_size=2, num_workers=0, max_steps=9, demos=False,
+    devices=2, accelerator="cpu", strategy="apart", on_nan="skip", logger="none", show_progress=False, callbacks=[Spoil()],
+))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_up_together_if_the_weights_of_one_are_broken(scripts, tiny_uncond, noises):
+    run = scripts(tiny_uncond(), noises["datasets"][0]["path"])
+    (run.folder / "sharded.py").write_text(SHARDED)
+    assert run.start(program=run.folder / "sharded.py").wait(timeout=120) == 1, run.log()
+    assert "the weights are not finite any more (those of another process)" in run.log(), run.log()
+    assert "the weights are not finite any more (diffusion." in run.log() and "skipped it" not in run.log(), run.log()
