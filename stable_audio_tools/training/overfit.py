@@ -146,7 +146,8 @@ def overfit(options: TrainOptions) -> Verdict:
     Raises:
         StableAudioError: As `train` does; also if the wrapper does not say how near a model is to a batch.
     """
-    setup = set_up(replace(options, ckpt_path=None, recover=False, val_dataset_config=None, save_best=0))
+    # One batch needs no processes to load it, which would outlive an error, since its traceback keeps the loader.
+    setup = set_up(replace(options, ckpt_path=None, recover=False, val_dataset_config=None, save_best=0, num_workers=0))
     wrapper = setup.wrapper
     wrapper.repeats_batch = True
     if type(wrapper).reproduction_error is TrainingWrapper.reproduction_error:

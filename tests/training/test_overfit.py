@@ -1,6 +1,7 @@
 """Whether a set-up can learn: one batch."""
 
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,12 @@ def test_gradients_that_are_not_finite_are_told(verdict, config):
         TrainingError, match=r"the loss is finite, but the gradients of .* are not: .*; its batch: .*try a lower learning rate"
     ):
         verdict(config("arc", 30.0), max_steps=12)
+
+
+def test_an_error_leaves_no_processes_for_which_the_program_would_wait(verdict, config):
+    with pytest.raises(TrainingError) as told:
+        verdict(config("diffusion_cond", 1e30), max_steps=12, num_workers=1)
+    assert multiprocessing.active_children() == [] and told.tb is not None
 
 
 @pytest.mark.parametrize(
