@@ -39,6 +39,7 @@ class TrainingWrapper(pl.LightningModule):
         super().__init__()
         self.guard = Guard()
         self.has_random_parts = False  # whether each batch leaves out others of the parameters
+        self.repeats_batch = False  # whether one batch is learnt by heart, with the same random numbers in every step
         self._random_state: dict[str, Any] | None = None
         self._validation = ExitStack()
 
@@ -108,6 +109,10 @@ class TrainingWrapper(pl.LightningModule):
 
     def begin_overfit(self, batch: Any) -> None:
         """Called once, before one batch is learnt by heart: what can be judged by no batch is left out of training from here on."""
+
+    def logged_every(self, configured: int) -> int:
+        """How many batches or steps are logged at once, as means: each by itself while one batch is learnt by heart."""
+        return 1 if self.repeats_batch else configured
 
     def reproduction_error(self, batch: Any) -> Tensor:
         """How far the model is from a batch, with what a training step draws: 0 is the batch itself, 1 knows no more than its level.

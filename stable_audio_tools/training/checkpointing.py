@@ -180,6 +180,7 @@ class CheckpointCallback(pl.Callback):
         if isinstance(pl_module, TrainingWrapper):
             pl_module.on_validation_end()  # which may have failed, too: training has its random numbers and weights back
         progress = trainer.fit_loop.epoch_loop.batch_progress
+        following = _what_follows(trainer)
         states: list[Any] = [progress.current, progress.total]
         for state in states:
             state.started = state.processed = state.ready
@@ -189,8 +190,8 @@ class CheckpointCallback(pl.Callback):
         except Exception:  # what made the run fail may make this fail too
             logger.exception("step %d could not be saved", trainer.global_step)
             return
-        logger.warning("saved step %d before giving up: %s; --recover or --ckpt-path goes on with the batch after the one that failed",
-                       trainer.global_step, self.last_path)  # fmt: skip
+        logger.warning("saved step %d before giving up: %s; --recover or --ckpt-path goes on with %s",
+                       trainer.global_step, self.last_path, following)  # fmt: skip
 
     # ---- saving ----------------------------------------------------------------------------------------------------------------
 
@@ -270,6 +271,18 @@ class CheckpointCallback(pl.Callback):
             if name in metrics:
                 return float(metrics[name])
         raise ConfigError(f"--monitor {self.monitor}: validation does not log that; it logs {', '.join(sorted(names)) or 'nothing'}")
+
+
+def _what_follows(trainer: pl.Trainer) -> str:
+    """What a run that has failed does first when it is resumed."""
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    if current.ready > current.completed:
+        return "the batch after the one that failed"
+    if trainer.validating:
+        return "the batch after this validation"
+    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return "the next pass"
+    return "the batch that could not be read, and will fail again if its data are as they are now"
 
 
 def read_scores(folder: Path) -> dict[str, float]:

@@ -17,7 +17,8 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.options import TrainOptions
 from stable_audio_tools.training.randomness import isolated_randomness, seed_streams
 from stable_audio_tools.training.run import fit, set_up
-from stable_audio_tools.training.trainer import bare_trainer
+from stable_audio_tools.training.strategies import callbacks_of
+from stable_audio_tools.training.trainer import bare_trainer, steps_of
 
 STEPS = 500
 ENOUGH = 0.5  # an error, and a share of the first one: what a set-up that learns comes below
@@ -145,8 +146,10 @@ def overfit(options: TrainOptions) -> Verdict:
     Raises:
         StableAudioError: As `train` does; also if the wrapper does not say how near a model is to a batch.
     """
-    setup = set_up(replace(options, ckpt_path=None, recover=False, val_dataset_config=None, save_best=0))
+    # One batch needs no processes to load it, which would outlive an error, since its traceback keeps the loader.
+    setup = set_up(replace(options, ckpt_path=None, recover=False, val_dataset_config=None, save_best=0, num_workers=0))
     wrapper = setup.wrapper
+    wrapper.repeats_batch = True
     if type(wrapper).reproduction_error is TrainingWrapper.reproduction_error:
         raise ConfigError(
             f"--overfit: {type(wrapper).__name__} does not say how near its model is to a batch; give it a method reproduction_error(), or "
@@ -156,8 +159,9 @@ def overfit(options: TrainOptions) -> Verdict:
     watch = _SameStep(options.seed)
     batch = next(iter(setup.loader))
     trainer = bare_trainer(
-        setup.options, max_steps=steps, max_epochs=-1, log_every_n_steps=1, num_sanity_val_steps=0, use_distributed_sampler=False,
-        callbacks=[watch],
+        setup.options, **steps_of(setup.options, wrapper), max_steps=steps, max_epochs=-1, log_every_n_steps=1, num_sanity_val_steps=0,
+        use_distributed_sampler=False, callbacks=[watch, *callbacks_of(setup.options.strategy)],
     )  # fmt: skip
-    fit(trainer, setup, _Again(batch, 2 * steps))  # an adversary has every other step, and skipped batches make none
+    at_most = 2 * steps * setup.options.accum_batches  # an adversary has every other step, and skipped batches make none
+    fit(trainer, setup, _Again(batch, at_most))
     return watch.verdict(trainer.global_step, wrapper)

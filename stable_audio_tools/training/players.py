@@ -91,7 +91,7 @@ class AlternatingWrapper(TrainingWrapper):
         if schedulers:
             schedulers[player].step()
         rate = "train/gen_lr" if player == GENERATOR else "train/disc_lr"
-        means = self._means[player].add(self._window, self.log_every_n_steps)
+        means = self._means[player].add(self._window, self.logged_every(self.log_every_n_steps))
         if means is not None:
             self.log_dict({**means, rate: optimizer.param_groups[0]["lr"]}, prog_bar=False, on_step=True)
         self._window = {}

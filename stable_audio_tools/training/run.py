@@ -33,12 +33,12 @@ from stable_audio_tools.training.base import TrainingWrapper
 from stable_audio_tools.training.checkpointing import CheckpointCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config, create_training_wrapper_from_config
 from stable_audio_tools.training.foreign import adapt, is_foreign
-from stable_audio_tools.training.fsdp import WholeAverage
 from stable_audio_tools.training.inventory import describe
 from stable_audio_tools.training.metrics import create_metrics_callback_from_config
 from stable_audio_tools.training.options import Config, TrainOptions
 from stable_audio_tools.training.preflight import SMALLER, Preflight, checkpoint_bytes, disk_line, steps_line
 from stable_audio_tools.training.recovery import compare_configs, last_good_checkpoint
+from stable_audio_tools.training.strategies import callbacks_of
 from stable_audio_tools.training.trainer import bare_trainer, make_trainer, refuse_impossible
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def train(options: TrainOptions) -> TrainResult:
     demo = create_demo_callback_from_config(options.model_config) if options.demos else None
     metrics = create_metrics_callback_from_config(options.model_config)
     made = [callback for callback in (demo, metrics) if callback is not None]
-    around = [*options.callbacks, *made, *([WholeAverage()] if options.strategy == "fsdp" else [])]
+    around = [*options.callbacks, *made, *callbacks_of(options.strategy)]
     callbacks = [*around, preflight, checkpoints]  # demos are no part of the first forward pass
     trainer = make_trainer(options, wrapper, folder, data, callbacks, has_validation=setup.validation is not None, adapted=setup.adapted)
     _write_configs(options, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor
 
 from stable_audio_tools.checkpoint.kinds import some
@@ -79,7 +79,8 @@ class Guard:
         self._items: deque[str] = deque(maxlen=MOST_NAMES)  # of all batches since the last step
         self._numbers: dict[str, Any] = {}
         self.has_diverged = False
-        self._bad_losses = self._bad_gradients = 0  # in a row
+        self._bad_losses = 0  # in a row
+        self._bad_gradients: Counter[int] = Counter()  # in a row, by the id of the optimizer: players take turns
         self._rollbacks: dict[Path, int] = {}
 
     def open(self, batch: Any) -> None:
@@ -117,23 +118,28 @@ class Guard:
         """Go on if the gradients that an optimizer is about to use are finite; otherwise take them away, so that it does nothing.
 
         A loss can be finite where its gradient is not. A scaler of gradients (16-mixed) meets that now and then, and leaves the step out
-        itself; it only must not do so forever.
+        itself; it only must not do so forever. ZeRO keeps gradients where nobody else sees them, so there they are not looked at.
 
         Raises:
             TrainingError: If training cannot go on.
         """
+        if isinstance(wrapper.trainer.strategy, DeepSpeedStrategy):
+            self._items.clear()
+            return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.grad.numel()]
         is_bad = bool(gradients) and not are_finite(gradients)
         if not (is_bad if are_alike(wrapper.trainer) else _is_anywhere(wrapper, is_bad)):
-            self._bad_gradients = 0 if gradients else self._bad_gradients
+            if gradients:
+                self._bad_gradients.pop(id(optimizer), None)
             self._items.clear()
             return
-        self._bad_gradients += 1
+        self._bad_gradients[id(optimizer)] += 1
+        times = self._bad_gradients[id(optimizer)]
         has_scaler = getattr(wrapper.trainer.precision_plugin, "scaler", None) is not None
-        if not has_scaler or self._bad_gradients > MOST_IN_A_ROW:
+        if not has_scaler or times > MOST_IN_A_ROW:
             told = self._describe_gradients(wrapper, parameters) if is_bad else "a gradient in another process is not finite"
-            self._deal_with(wrapper, told, self._bad_gradients)
+            self._deal_with(wrapper, told, times)
             for parameter in parameters:
                 parameter.grad = None
         self._items.clear()
@@ -142,7 +148,7 @@ class Guard:
 
     def _deal_with(self, wrapper: TrainingWrapper, told: str, times: int) -> None:
         """Do as the policy says about something that has happened so many times in a row."""
-        broken = first_broken(wrapper)
+        broken = _first_broken_anywhere(wrapper)
         self.has_diverged = times > MOST_IN_A_ROW or broken is not None
         last = _last_checkpoint(wrapper)
         if self.policy == "stop" or times > MOST_IN_A_ROW or (broken is not None and self.policy == "skip"):
@@ -181,10 +187,11 @@ class Guard:
             raise TrainingError(f"{told}; went back to {last} {MOST_ROLLBACKS} times already; {ADVICE}")
         trainer = wrapper.trainer
         checkpoint = trainer.strategy.checkpoint_io.load_checkpoint(last)
-        wrapper.load_state_dict(checkpoint["state_dict"])
+        wrapper.load_state_dict(checkpoint["state_dict"], strict=wrapper.strict_loading)  # that of an adapter lacks what never changes
         trainer.strategy.load_optimizer_state_dict(checkpoint)
         for config, state in zip(trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
             config.scheduler.load_state_dict(state)
+        self.has_diverged = False
         logger.warning("went back to the weights and optimizer states of %s; the next items are those that follow", last)
 
 
@@ -224,6 +231,14 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
 def first_broken(module: torch.nn.Module) -> str | None:
     """The name of a parameter that is not finite; None if there is none."""
     return next((name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())), None)
+
+
+def _first_broken_anywhere(wrapper: TrainingWrapper) -> str | None:
+    """`first_broken` of all processes, each of which may have a part of the weights only: they must do the same about it."""
+    broken = first_broken(wrapper)
+    if are_alike(wrapper.trainer) or not _is_anywhere(wrapper, broken is not None):
+        return broken
+    return broken or "those of another process"
 
 
 def _of_batch(items: Collection[str]) -> str:

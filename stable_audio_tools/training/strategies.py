@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 
 from stable_audio_tools.training.base import TrainingWrapper
-from stable_audio_tools.training.fsdp import make_fsdp_strategy
+from stable_audio_tools.training.fsdp import WholeAverage, make_fsdp_strategy
 
 BUCKET = int(5e8)  # elements that ZeRO sends at once
 
@@ -29,6 +29,11 @@ def make_strategy(name: str, wrapper: TrainingWrapper, probe: pl.Trainer) -> str
     if name in ("", "auto", "ddp") and wrapper.has_idle_parameters and isinstance(probe.strategy, DDPStrategy):
         return "ddp_find_unused_parameters_true"
     return name or "auto"
+
+
+def callbacks_of(name: str) -> list[pl.Callback]:
+    """What a trainer with that strategy needs besides."""
+    return [WholeAverage()] if name == "fsdp" else []
 
 
 def zero_options(stage: int) -> dict[str, Any]:

@@ -138,7 +138,27 @@ def machines(options: TrainOptions) -> dict[str, Any]:
 def bare_trainer(options: TrainOptions, **more: Any) -> pl.Trainer:
     """A trainer without anything around it: to ask what Lightning makes of the options, or to train without leaving a trace."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(**machines(options), **quiet, **more)
+    return pl.Trainer(**{**machines(options), **quiet, **more})
+
+
+def steps_of(options: TrainOptions, wrapper: TrainingWrapper) -> dict[str, Any]:
+    """Lightning's names for what to run on, and for how batches become steps of a wrapper.
+
+    Raises:
+        ConfigError: If the wrapper cannot do what was asked.
+    """
+    is_automatic = wrapper.automatic_optimization
+    if isinstance(wrapper, AlternatingWrapper):  # Lightning leaves both to wrappers that step their optimizers themselves
+        wrapper.accum_batches = options.accum_batches
+        wrapper.gradient_clip_val = options.gradient_clip_val or wrapper.gradient_clip_val
+    elif not is_automatic and (options.accum_batches != 1 or options.gradient_clip_val):
+        raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on {type(wrapper).__name__}; leave them out")
+    return {
+        **machines(options),
+        "strategy": make_strategy(options.strategy, wrapper, bare_trainer(options)),
+        "accumulate_grad_batches": options.accum_batches if is_automatic else 1,
+        "gradient_clip_val": options.gradient_clip_val or None if is_automatic else None,
+    }
 
 
 def make_trainer(
@@ -165,12 +185,7 @@ def make_trainer(
     Raises:
         ConfigError: If the wrapper cannot do what was asked.
     """
-    is_automatic = wrapper.automatic_optimization
-    if isinstance(wrapper, AlternatingWrapper):  # Lightning leaves both to wrappers that step their optimizers themselves
-        wrapper.accum_batches = options.accum_batches
-        wrapper.gradient_clip_val = options.gradient_clip_val or wrapper.gradient_clip_val
-    elif not is_automatic and (options.accum_batches != 1 or options.gradient_clip_val):
-        raise ConfigError(f"--accum-batches and --gradient-clip-val have no effect on {type(wrapper).__name__}; leave them out")
+    steps = steps_of(options, wrapper)
     loggers = make_loggers(options.logger, folder=folder, project=options.name, run_id=folder.name)
     for sink in loggers:
         sink.log_hyperparams(
@@ -178,9 +193,7 @@ def make_trainer(
         )
     bar = [ProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100)] if options.show_progress else []
     return pl.Trainer(
-        **{**machines(options), "strategy": make_strategy(options.strategy, wrapper, bare_trainer(options))},
-        accumulate_grad_batches=options.accum_batches if is_automatic else 1,
-        gradient_clip_val=options.gradient_clip_val or None if is_automatic else None,
+        **steps,
         max_steps=options.max_steps,
         max_epochs=10_000_000 if options.max_steps == -1 else -1,
         val_check_interval=options.val_every if options.val_every > 0 and has_validation else None,

@@ -34,12 +34,13 @@ class Script:
             entry = {"id": "sounds", "path": str(sounds), "custom_metadata_module": f"{name}.py"}
             (folder / f"{name}.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry], **dataset}))
 
-    def start(self, *flags, data="data", save_dir="runs"):
+    def start(self, *flags, data="data", save_dir="runs", program=None):
+        """Begin, or run another program instead, which gets no flags."""
         command = [sys.executable, str(ROOT / "train.py"), "--model-config", "model.json", "--dataset-config", f"{data}.json"]
         command += f"--name x --save-dir {save_dir} --batch-size 2 --logger csv --accelerator cpu --precision 32".split()
         with (self.folder / "log.txt").open("a") as log:
             process = subprocess.Popen(
-                [*command, *self.flags, *flags],
+                [*command, *self.flags, *flags] if program is None else [sys.executable, str(program)],
                 cwd=self.folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdout=log,

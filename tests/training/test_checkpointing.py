@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from stable_audio_tools.checkpoint import read_checkpoint, weights_hash
-from stable_audio_tools.errors import CheckpointError, ConfigError
+from stable_audio_tools.errors import CheckpointError, ConfigError, DataError
 from stable_audio_tools.training.checkpointing import AtomicCheckpointIO, CheckpointCallback, find_checkpoints, verify
 
 
@@ -98,17 +98,43 @@ def test_a_run_that_ends_in_an_error_is_saved_and_goes_on_after_the_batch(reques
     with pytest.raises(KeyError, match="broken"):
         train_briefly(config, max_steps=8, run_folder=tmp_path, save_top_k=1, checkpoint_every=every, callbacks=[first, Fail(batch)])
     assert steps(tmp_path) == [batch - 1, batch], "what was good stays"
-    assert f"saved step {batch} before giving up: " in caplog.text
+    assert f"saved step {batch} before giving up: " in caplog.text and "goes on with the batch after the one that failed" in caplog.text
     result = train_briefly(config, max_steps=7, ckpt_path=find_checkpoints(tmp_path)[-1], callbacks=[second])
     assert result.step == 7 and result.folder == tmp_path
     assert first.seen + second.seen == whole.seen[:batch] + whole.seen[batch + 1 :]
 
 
-def test_an_error_in_validation_loses_nothing(train_briefly, tiny_diffusion, noises, tmp_path):
+@pytest.mark.parametrize("batch", [3, 5])  # within a pass, and the first one of the next
+def test_a_batch_that_cannot_be_read_is_read_again_by_the_run_that_goes_on(
+    train_briefly, tiny_uncond, write_noises, tmp_path, caplog, batch
+):
+    sounds, hidden = write_noises(tmp_path / "sounds"), tmp_path / "hidden"
+    data = {"dataset_type": "audio_dir", "datasets": [{"id": "sounds", "path": str(sounds)}]}
+
+    class Hide(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch_, batch_idx):
+            if trainer.global_step == batch:
+                sounds.rename(hidden)
+
+    whole, first, second = Files(), Files(), Files()
+    train_briefly(tiny_uncond(), max_steps=8, dataset_config=data, callbacks=[whole])
+    options = {"max_steps": 8, "dataset_config": data, "run_folder": tmp_path / "run"}
+    with pytest.raises(DataError, match="unreadable"):
+        train_briefly(tiny_uncond(), callbacks=[first, Hide()], **options)
+    hidden.rename(sounds)
+    assert f"saved step {batch} before giving up: " in caplog.text
+    assert "goes on with the batch that could not be read, and will fail again if its data are as they are now" in caplog.text
+    assert "after the one that failed" not in caplog.text
+    train_briefly(tiny_uncond(), callbacks=[second], ckpt_path=find_checkpoints(tmp_path / "run")[-1], **options)
+    assert first.seen + second.seen == whole.seen
+
+
+def test_an_error_in_validation_loses_nothing(train_briefly, tiny_diffusion, noises, tmp_path, caplog):
     options = {"val_dataset_config": noises, "val_every": 3, "max_steps": 6}
     whole = train_briefly(tiny_diffusion(), **options)
     with pytest.raises(KeyError, match="broken"):
         train_briefly(tiny_diffusion(), run_folder=tmp_path, callbacks=[Fail(1, validation=True)], **options)
+    assert "goes on with the batch after this validation" in caplog.text
     resumed = train_briefly(tiny_diffusion(), ckpt_path=find_checkpoints(tmp_path)[-1], **options)
     assert weights_hash(resumed.wrapper.state_dict()) == weights_hash(whole.wrapper.state_dict())
 

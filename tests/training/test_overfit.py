@@ -1,6 +1,7 @@
 """Whether a set-up can learn: one batch."""
 
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import soundfile
 import torch
 
 from stable_audio_tools.errors import ConfigError, TrainingError
+from stable_audio_tools.training import overfit as overfitting
 from stable_audio_tools.training.diffusion.loss import unexplained
 from stable_audio_tools.training.options import TrainOptions
 from stable_audio_tools.training.overfit import Verdict, overfit
@@ -100,6 +102,12 @@ def test_gradients_that_are_not_finite_are_told(verdict, config):
         verdict(config("arc", 30.0), max_steps=12)
 
 
+def test_an_error_leaves_no_processes_for_which_the_program_would_wait(verdict, config):
+    with pytest.raises(TrainingError) as told:
+        verdict(config("diffusion_cond", 1e30), max_steps=12, num_workers=1)
+    assert multiprocessing.active_children() == [] and told.tb is not None
+
+
 @pytest.mark.parametrize(
     ("kind", "part"), [("autoencoder", "bottleneck"), ("diffusion_cond", "pretransform"), ("lm", "pretransform"), ("arc", "pretransform")]
 )
@@ -189,3 +197,81 @@ def test_an_adapter_is_judged_like_its_model(verdict, config):
     made["training"]["adapter"] = {"type": "lora", "config": {"rank": 8}}
     found = verdict(made, max_steps=600)
     assert found.can_learn, str(found)
+
+
+# ---- every step is the same, and looked at -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "autoencoder and adversary", "diffusion_uncond", "diffusion_cond", "arc"])
+def test_losses_are_those_of_every_step_however_seldom_they_are_logged(verdict, config, kind):
+    made = config(kind, 0.01)
+    often = verdict(made, max_steps=7)
+    made["training"]["log_every_n_steps"] = 50
+    seldom = verdict(made, max_steps=7)
+    assert all(map(math.isfinite, often.losses)) and seldom == often
+
+
+NAMELESS = """def get_custom_metadata(info, audio):
+    del info["path"], info["relpath"]
+    return {"prompt": "a chord", "seconds_start": 0, "seconds_total": 1}
+"""
+
+
+@pytest.mark.parametrize("kind", ["diffusion_uncond", "diffusion_cond", "diffusion_cond_inpaint"])
+def test_noise_of_items_is_the_same_in_every_step(verdict, config, tones, tmp_path, kind):
+    made = config(kind, 0.0)
+    made["training"]["noise_by_item"] = True
+    (tmp_path / "nameless.py").write_text(NAMELESS)
+    entry = {**tones["datasets"][0], "custom_metadata_module": str(tmp_path / "nameless.py")}
+    found = verdict(made, max_steps=4, dataset_config={**tones, "datasets": [entry]})
+    assert found.losses[1] == pytest.approx(found.losses[0], rel=1e-5), str(found)
+
+
+# ---- as a run would do it ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["diffusion_cond", "autoencoder and adversary", "arc"])
+def test_several_batches_make_a_step_if_asked(verdict, config, kind, monkeypatch):
+    batches = []
+    monkeypatch.setattr(overfitting._SameStep, "on_train_batch_start", counted(overfitting._SameStep.on_train_batch_start, batches))
+    found = verdict(config(kind, 0.01), max_steps=4, accum_batches=3)
+    assert (found.steps, len(batches)) == (4, 12)
+
+
+def counted(function, calls):
+    """A function that also notes that it is called."""
+
+    def wrapped(*args):
+        calls.append(args)
+        return function(*args)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("kind", ["diffusion_cond", "autoencoder"])
+def test_gradients_are_clipped_if_asked(verdict, config, kind):
+    made = config(kind, 0.0)
+    optimizer = {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}
+    made["training"]["optimizer_configs"] = {"autoencoder" if kind == "autoencoder" else "diffusion": optimizer}
+    found = verdict(made, max_steps=4, gradient_clip_val=1e-9)
+    assert found.last == pytest.approx(found.first, rel=1e-4), "steps that are as good as none"
+
+
+def test_the_strategy_is_that_of_a_run(config):
+    from stable_audio_tools.models import create_model_from_config
+    from stable_audio_tools.training import create_training_wrapper_from_config
+    from stable_audio_tools.training.trainer import bare_trainer, steps_of
+
+    made = config("autoencoder and adversary", 0.01)
+    wrapper = create_training_wrapper_from_config(made, create_model_from_config(made))
+    options = TrainOptions(model_config=made, dataset_config={}, accelerator="cpu", devices=2, strategy="ddp")
+    strategy = bare_trainer(options, **steps_of(options, wrapper)).strategy
+    assert strategy._ddp_kwargs["find_unused_parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["autoencoder and adversary", "arc"])
+def test_two_processes_learn_a_batch(scripts, config, tones, kind):
+    run = scripts(config(kind, 0.01), tones["datasets"][0]["path"], "--overfit", "--max-steps", "12", "--devices", "2")
+    assert run.start("--accum-batches", "2").wait(timeout=300) in (0, 3), run.log()
+    assert "this set-up " in run.log() and "steps on one batch" in run.log(), run.log()

@@ -4,8 +4,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from stable_audio_tools.errors import TrainingError
+from stable_audio_tools.training import safety
 from stable_audio_tools.training.checkpointing import find_checkpoints
 from stable_audio_tools.training.safety import are_finite
 
@@ -96,11 +98,12 @@ def test_checkpoints_with_broken_weights_are_not_recovered(train_briefly, tiny_d
 class SpoilGradients(pl.Callback):
     """Makes the gradient of one parameter not finite in some batches, while the loss is."""
 
-    def __init__(self, *batches, value=float("nan")):
-        self.batches, self.value, self.count, self.seen = batches, value, -1, []
+    def __init__(self, *batches, value=float("nan"), part="model"):
+        self.batches, self.value, self.part, self.count, self.seen = batches, value, part, -1, []
 
     def on_train_start(self, trainer, pl_module):
-        self.name, parameter = next((n, p) for n, p in pl_module.model.named_parameters() if p.requires_grad and p.dim() > 1)
+        part = getattr(pl_module, self.part)
+        self.name, parameter = next((n, p) for n, p in part.named_parameters() if p.requires_grad and p.dim() > 1)
         parameter.register_hook(lambda grad: grad * self.value if self.count in self.batches else grad)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -160,6 +163,50 @@ def test_a_run_goes_back_for_gradients_too(train_briefly, tiny_diffusion, caplog
     assert "went back to the weights and optimizer states of" in caplog.text
 
 
+def test_a_run_that_trains_an_adapter_goes_back_too(train_briefly, tiny_diffusion, caplog):
+    spoil = SpoilGradients(3)
+    config = tiny_diffusion(adapter={"type": "lora", "config": {"rank": 2}})
+    result = train_briefly(config, max_steps=6, checkpoint_every=2, on_nan="rollback", callbacks=[spoil])
+    assert all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[4], strict=True)), "those of step 2"
+    assert not all(torch.equal(a, b) for a, b in zip(spoil.seen[2], spoil.seen[3], strict=True))
+    assert result.step == 6 and "went back to the weights and optimizer states of" in caplog.text
+
+
+def test_gradients_of_one_player_are_not_skipped_forever_while_those_of_the_other_are_fine(train_briefly, tiny_autoencoder):
+    spoil = SpoilGradients(*range(99), part="discriminator")
+    with pytest.raises(TrainingError, match=r"but the gradient of a parameter is not: discriminator\..* makes 21 batches in a row"):
+        train_briefly(tiny_autoencoder(adversary=True), max_steps=99, on_nan="skip", callbacks=[spoil])
+    assert 40 <= spoil.count <= 42, "every other batch is the adversary's"
+
+
+def test_what_is_learnt_after_going_back_is_worth_keeping(train_briefly, tiny_diffusion, caplog):
+    class Fail(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 5:
+                raise KeyError("broken")
+
+    spoil = Spoil(3, weights=True)
+    with pytest.raises(KeyError):
+        train_briefly(tiny_diffusion(), max_steps=9, checkpoint_every=2, on_nan="rollback", callbacks=[spoil, Fail()])
+    assert "went back to" in caplog.text and "saved step 5 before giving up: " in caplog.text
+
+
+def test_weights_that_are_broken_in_another_process_are_not_skipped_either(train_briefly, tiny_diffusion, monkeypatch):
+    monkeypatch.setattr(safety, "are_alike", lambda trainer: False)
+    monkeypatch.setattr(safety, "_is_anywhere", lambda wrapper, is_bad: True)  # what another process would say
+    with pytest.raises(TrainingError, match=r"^the loss of another .* not finite any more \(those of another process\)"):
+        train_briefly(tiny_diffusion(), on_nan="skip")
+
+
+def test_gradients_that_a_strategy_keeps_to_itself_are_not_looked_at(train_briefly, tiny_diffusion, monkeypatch, caplog):
+    monkeypatch.setattr(safety, "DeepSpeedStrategy", SingleDeviceStrategy)  # which needs a package and a GPU
+    asked = []
+    monkeypatch.setattr(safety, "_is_anywhere", lambda wrapper, is_bad: asked.append(is_bad) or is_bad)
+    with pytest.raises(TrainingError, match=r"^step 2: the loss is nan .* the weights are not finite any more"):
+        train_briefly(tiny_diffusion(), on_nan="skip", callbacks=[SpoilGradients(1)])
+    assert asked == [False, False, True], "a question per batch, about its loss"
+
+
 def test_tensors_are_finite_or_not():
     fine = [torch.ones(3), torch.full((2, 2), 3e38), torch.zeros((), dtype=torch.bfloat16)]
     assert are_finite(fine)
@@ -173,3 +220,33 @@ def test_two_processes_stop_together_and_save_what_they_have(scripts, tiny_uncon
     assert "step 1: the loss is " in run.log() and "saved step 1 before giving up: " in run.log(), run.log()
     (saved,) = find_checkpoints(run.folder)
     assert saved.name == "epoch=0-step=1.ckpt"
+
+
+SHARDED = """import json
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from stable_audio_tools.training.run import TrainOptions, train
+
+class Apart(DDPStrategy):
+    "Processes whose weights may differ, as those of FSDP."
+
+class Spoil(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 1 and trainer.global_rank == 1:
+            next(p for p in pl_module.model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+StrategyRegistry.register("apart", Apart)
+train(TrainOptions(
+    model_config="model.json", dataset_config="data.json", run_folder="runs/x/0", batch_size=2, num_workers=0, max_steps=9, demos=False,
+    devices=2, accelerator="cpu", strategy="apart", on_nan="skip", logger="none", show_progress=False, callbacks=[Spoil()],
+))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_up_together_if_the_weights_of_one_are_broken(scripts, tiny_uncond, noises):
+    run = scripts(tiny_uncond(), noises["datasets"][0]["path"])
+    (run.folder / "sharded.py").write_text(SHARDED)
+    assert run.start(program=run.folder / "sharded.py").wait(timeout=120) == 1, run.log()
+    assert "the weights are not finite any more (those of another process)" in run.log(), run.log()
+    assert "the weights are not finite any more (diffusion." in run.log() and "skipped it" not in run.log(), run.log()

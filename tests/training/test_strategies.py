@@ -8,6 +8,7 @@ from stable_audio_tools.errors import ConfigError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.layers.transformer import TransformerBlock
 from stable_audio_tools.training import acceleration, create_training_wrapper_from_config
+from stable_audio_tools.training.checkpointing import find_checkpoints
 from stable_audio_tools.training.fsdp import WholeAverage, create_fsdp_strategy_and_callback
 from stable_audio_tools.training.options import TrainOptions
 from stable_audio_tools.training.strategies import make_strategy, zero_options
@@ -76,16 +77,33 @@ def test_idle_parameters_are_told(tiny_autoencoder):
     assert make_strategy("ddp", wrapper, probe) == "ddp_find_unused_parameters_true"
 
 
-def test_conditioners_that_nobody_listens_to_are_told(wrapper, tiny_diffusion):
-    """Otherwise the second step of several processes would fail."""
+@pytest.fixture
+def unheard(tiny_diffusion):
+    """A model with a conditioner that nobody listens to."""
     config = tiny_diffusion()
     config["model"]["diffusion"]["cross_attention_cond_ids"].remove("seconds_start")
     config["model"]["diffusion"]["global_cond_ids"] = ["seconds_total"]
     config["model"]["diffusion"]["config"]["global_cond_dim"] = 8
-    other = create_training_wrapper_from_config(config, create_model_from_config(config))
+    return config
+
+
+def test_conditioners_that_nobody_listens_to_are_told(wrapper, unheard):
+    """Otherwise the second step of several processes would fail."""
+    other = create_training_wrapper_from_config(unheard, create_model_from_config(unheard))
     assert (wrapper.has_idle_parameters, other.has_idle_parameters) == (False, True)
     other.diffusion.conditioner.requires_grad_(False)
     assert not other.has_idle_parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("why", ["a conditioner that nobody listens to", "layers left out at random"])
+def test_two_processes_train_a_model_with_idle_parameters(scripts, unheard, tiny_diffusion, noises, why):
+    adapter = {"type": "lora", "config": {"rank": 2}, "module_dropout": 0.5}
+    config = unheard if "conditioner" in why else tiny_diffusion(adapter=adapter)
+    run = scripts(config, noises["datasets"][0]["path"], "--devices", "2", "--strategy", "ddp", "--max-steps", "4")
+    assert run.start().wait(timeout=300) == 0, run.log()
+    (saved,) = find_checkpoints(run.folder)
+    assert saved.name.endswith("step=4.ckpt")
 
 
 # ---- time for memory, and memory for time ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from stable_audio_tools.models.pretransforms.base import Pretransform
 from stable_audio_tools.sampling.timesteps import TimestepSampler
 from stable_audio_tools.training.base import RunningMeans, TrainingWrapper, of_every_process, of_this_process
 from stable_audio_tools.training.diffusion.loss import DiffusionLoss
-from stable_audio_tools.training.randomness import isolated_randomness
+from stable_audio_tools.training.randomness import isolated_randomness, item_seeds
 from stable_audio_tools.training.schedulers import optimizer_and_schedule
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -105,6 +105,12 @@ class DiffusionTrainingWrapper(TrainingWrapper):
             fix = 'these look like latents: set "pre_encoded": true in training'
         raise DataError(f"the model expects {what} with {channels} channels, but the dataset gives {given}; {fix}")
 
+    def seeds_of(self, metadata: Sequence[Mapping[str, Any]], batch_idx: int) -> list[int]:
+        """Seeds of what a step draws by item: others in every pass, but the same while one batch is learnt by heart."""
+        if self.repeats_batch:
+            return item_seeds(metadata, 0)
+        return item_seeds(metadata, self.current_epoch, position=batch_idx * len(metadata))
+
     def latents_of_items(self, reals: Tensor, seeds: Sequence[int]) -> Tensor:
         """`latents_of`, item by item, each with its own random numbers: what a VAE draws does not depend on the rest of the batch."""
         latents: list[Tensor] = []
@@ -121,6 +127,10 @@ class DiffusionTrainingWrapper(TrainingWrapper):
                 times.append(TIMESTEPS.build(*self._timesteps["timestep_sampler"])(1))
         return torch.cat(times).to(self.device)
 
+    @property
+    def _logged_every(self) -> int:
+        return self.logged_every(getattr(self.training_config, "log_every_n_steps", 1))
+
     def log_training(self, loss: Tensor, terms: Mapping[str, Tensor], data: Tensor) -> None:
         """Log what a step was about, as means over ``log_every_n_steps`` batches.
 
@@ -134,7 +144,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
         optimizers = self.trainer.optimizers
         if optimizers:
             logs["train/lr"] = optimizers[0].param_groups[0]["lr"]
-        means = self._means.add(logs, getattr(self.training_config, "log_every_n_steps", 1))
+        means = self._means.add(logs, self._logged_every)
         if means is not None:
             self.log_dict(means, on_step=True)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
@@ -146,7 +156,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
         bucket = (result.t * NUM_BUCKETS).long().clamp(0, NUM_BUCKETS - 1)
         entries = torch.stack([result.per_item.float(), torch.ones_like(result.per_item, dtype=torch.float32)])  # (2, B)
         sums = entries.new_zeros(2, NUM_BUCKETS).index_add(1, bucket, entries)
-        means = self._by_time.add({"sums": sums}, getattr(self.training_config, "log_every_n_steps", 1))
+        means = self._by_time.add({"sums": sums}, self._logged_every)
         if means is not None:  # read from the device at once
             rows = zip(*means["sums"].tolist(), strict=True)
             by_time = {f"model/loss_all_{index / 10:.1f}": loss / count for index, (loss, count) in enumerate(rows) if count}

@@ -188,7 +188,7 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         reals, metadata = unbatch(batch)
         config, seeds = self.training_config, None
         if config.noise_by_item:
-            seeds = item_seeds(metadata, self.current_epoch, position=batch_idx * len(reals))
+            seeds = self.seeds_of(metadata, batch_idx)
         conditioning = self.diffusion.conditioner(metadata, self.device) if self.diffusion.conditioner is not None else {}
         latents = self.latents_of(reals) if seeds is None else self.latents_of_items(reals, seeds)
         mask = self._loss_mask(metadata, latents.shape[-1])

@@ -44,7 +44,7 @@ class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
         """The loss of one batch, and its latents (B, D, L)."""
         reals, metadata = unbatch(batch)
         if self.training_config.noise_by_item:
-            seeds = item_seeds(metadata, self.current_epoch, position=batch_idx * len(reals))
+            seeds = self.seeds_of(metadata, batch_idx)
             latents = self.latents_of_items(reals, seeds)
             t, noise = self.times_of_items(seeds), noise_of_items(latents, seeds)
         else:

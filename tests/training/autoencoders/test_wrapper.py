@@ -328,7 +328,8 @@ def test_gradients_are_clipped_per_player(train_briefly, tiny_autoencoder, optio
 
 def test_gradients_that_are_still_scaled_are_not_clipped(wrap):
     wrapper = wrap(clip_grad_norm=1.0)
-    wrapper._trainer = SimpleNamespace(world_size=1, precision_plugin=SimpleNamespace(scaler=torch.amp.GradScaler("cpu")))
+    precision = SimpleNamespace(scaler=torch.amp.GradScaler("cpu"))
+    wrapper._trainer = SimpleNamespace(world_size=1, strategy=None, precision_plugin=precision)
     plain, fused = (torch.optim.AdamW(wrapper.autoencoder.parameters(), fused=is_fused) for is_fused in (False, True))
     wrapper.on_before_optimizer_step(plain)
     with pytest.raises(
