@@ -25,6 +25,7 @@ class Trainer:
     optimizers = ()
     global_step = 0
     is_last_batch = True
+    loggers = ()
 
 
 def draw_as_in(step, wrapper):

@@ -160,7 +160,7 @@ class DiffusionTrainingWrapper(TrainingWrapper):
         if means is not None:  # read from the device at once
             rows = zip(*means["sums"].tolist(), strict=True)
             by_time = {f"model/loss_all_{index / 10:.1f}": loss / count for index, (loss, count) in enumerate(rows) if count}
-            for sink in self.trainer.loggers:  # past Lightning, which repeats a number at every step until there is another
+            for sink in self.loggers:  # past Lightning, which repeats a number at every step until there is another
                 sink.log_metrics(by_time, self.global_step)
 
     def log_validation(self, latents: Tensor, seeds: Sequence[int], loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:

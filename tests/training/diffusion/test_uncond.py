@@ -30,7 +30,7 @@ def wrap(config_of):
         wrapper.logged = {}
         wrapper.log = lambda key, value, **_: wrapper.logged.update({key: value.detach()})
         wrapper.log_dict = lambda logs, **_: wrapper.logged.update(logs)
-        wrapper._trainer = type("Trainer", (), {"optimizers": []})()
+        wrapper._trainer = type("Trainer", (), {"optimizers": [], "loggers": []})()
         return wrapper
 
     return make
