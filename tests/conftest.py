@@ -309,6 +309,7 @@ def train_briefly(tmp_path_factory: pytest.TempPathFactory, noises: dict[str, An
         settings = {"dataset_config": noises, "batch_size": 2, "max_steps": 3, **quiet, **options}
         if "ckpt_path" not in settings and "recover" not in settings:
             settings.setdefault("run_folder", tmp_path_factory.mktemp("run"))
+        settings.setdefault("save_dir", str(tmp_path_factory.mktemp("runs")))
         with isolated_randomness(0):  # a run seeds the global streams, which other tests have a right to
             return train(TrainOptions(model_config=model_config, **settings))
 

@@ -283,8 +283,21 @@ def _run_folder(options: TrainOptions) -> Path:
         return Path(options.run_folder)
     if ckpt_path is not None and Path(ckpt_path).resolve().parent.name in ("checkpoints", "best"):
         return Path(ckpt_path).resolve().parent.parent  # a resumed run goes on in its folder
-    stamp = os.environ.get("SLURM_JOB_ID") or datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path(options.save_dir or "runs") / options.name / stamp
+    folder, job = Path(options.save_dir or "runs") / options.name, os.environ.get("SLURM_JOB_ID")
+    return folder / job if job else _new_folder(folder / datetime.now().strftime("%Y%m%d-%H%M%S"))
+
+
+def _new_folder(wanted: Path) -> Path:
+    """The folder, made by the first process; with a number if another run has begun within the same second."""
+    folder, number = wanted, 2
+    while rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        else:
+            break
+    return folder
 
 
 @rank_zero_only

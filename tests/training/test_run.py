@@ -318,3 +318,11 @@ def test_configs_are_read_once(train_briefly, tiny_diffusion, noises, tmp_path):
         patch.setattr(Path, "read_text", counting)
         train_briefly(model, dataset_config=data, run_folder=tmp_path / "run", callbacks=[Watch()])
     assert (opened.count(model), opened.count(data), seen) == (1, 1, [config])
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path):
+    from stable_audio_tools.training.run import _new_folder
+
+    folders = [_new_folder(tmp_path / "x" / "20260101-000000") for _ in range(3)]
+    assert [folder.name for folder in folders] == ["20260101-000000", "20260101-000000-2", "20260101-000000-3"]
+    assert all(folder.is_dir() for folder in folders)
