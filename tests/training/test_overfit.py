@@ -103,9 +103,10 @@ def test_gradients_that_are_not_finite_are_told(verdict, config):
 
 
 def test_an_error_leaves_no_processes_for_which_the_program_would_wait(verdict, config):
+    before = set(multiprocessing.active_children())  # of other tests
     with pytest.raises(TrainingError) as told:
         verdict(config("diffusion_cond", 1e30), max_steps=12, num_workers=1)
-    assert multiprocessing.active_children() == [] and told.tb is not None
+    assert set(multiprocessing.active_children()) <= before and told.tb is not None
 
 
 @pytest.mark.parametrize(
