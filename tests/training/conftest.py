@@ -68,7 +68,8 @@ class Script:
     def rows(self, save_dir="runs"):
         (table,) = (self.folder / save_dir).glob("x/*/metrics/metrics.csv")
         with table.open(newline="") as stream:
-            return [{name: value for name, value in row.items() if value} for row in csv.DictReader(stream) if _is_step(row)]
+            rows = [row for row in csv.DictReader(stream) if _is_step(row)]
+            return [{name: value for name, value in row.items() if not name.startswith("model/")} for row in rows]
 
     def wait_for_step(self, process, step, seconds=120.0):
         deadline = time.monotonic() + seconds
