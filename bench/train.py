@@ -13,7 +13,6 @@ import argparse
 import logging
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 import warnings
@@ -252,7 +251,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}; batches of 4 x {SIZE} samples; shares of a step outside forward and backward pass: less than {AIM:.0%} is aimed at")
     print(f"{'':24} {'M':>6} {'s/step':>8} {'peak MB':>8} " + " ".join(f"{column:>9}" for column in (*COLUMNS, "outside")))
-    context: Any = multiprocessing.get_context("spawn" if torch.cuda.is_available() or sys.platform != "linux" else "fork")
+    context: Any = multiprocessing.get_context("spawn")  # a fork of a process that has computed with several threads hangs
     with tempfile.TemporaryDirectory() as folder:
         sounds = Path(folder) / "sounds"
         sounds.mkdir()
